@@ -189,7 +189,41 @@ def test_nobody_at_the_endpoint(monkeypatch):
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(objects, "_FIRST_PATIENCE_SECONDS", 0.2)
     with pytest.raises(AutomodelError, match=r"127.0.0.1:9 is not reached"):
-        objects.open_bucket("s3", "bucket").info("s3://bucket/x")
+        objects.open_bucket("s3", "bucket").info("s3://bucket/tokens/credentials")  # words that errors have too
+
+
+@pytest.mark.parametrize(
+    ("scheme", "environment"),
+    [
+        ("s3", {"AWS_ACCESS_KEY_ID": "only-half"}),
+        ("az", {}),
+        ("az", {"AZURE_STORAGE_ACCOUNT_NAME": "lab", "AZURE_STORAGE_ACCOUNT_KEY": "not-base-64!"}),
+        ("gs", {"GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/key.json"}),
+    ],
+)
+def test_credentials_that_are_not_whole_are_an_error_without_them(monkeypatch, scheme, environment):
+    for variable in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"no credentials for {scheme}://bucket") as refused:
+        objects.open_bucket(scheme, "bucket")
+    assert not any(value in f"{refused.value} {refused.value.hint}" for value in environment.values())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9000", "localhost", "ftp://host", "http://", "http://a b"])
+def test_an_endpoint_that_is_no_address(monkeypatch, address):
+    for variable, value in (KEYS | {"AWS_ENDPOINT_URL": address}).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL in the environment is not the address of a server"):
+        objects.open_bucket("s3", "bucket")
+
+
+def test_names_that_cannot_be_read_are_an_error_at_once(bucket, object_server):
+    object_server.client().put_object(Bucket=name(bucket), Key="odd/./x", Body=b"1")
+    open_store(bucket).put(f"{bucket}/plain", b"1")
+    with pytest.raises(ConfigError, match="the name of an object there has an empty part"):
+        open_store(bucket).list_all(f"{bucket}/odd")
 
 
 def test_threads_share_a_store(bucket):

@@ -8,15 +8,18 @@ from functools import partial
 from typing import Any
 
 from automodel_cli.config.schema.runners import RunnerOptions
+from automodel_cli.corpus.build.output import Output
 from automodel_cli.corpus.build.run import Build, Elsewhere
 from automodel_cli.corpus.jobs import ray_runner
 from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE, ElementRunner, element_of
 from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.jobs.local import LocalRunner
+from automodel_cli.errors import ConfigError
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
 from automodel_cli.launch.batch_file import plain_name
 from automodel_cli.launch.jobs import own_command
 from automodel_cli.processes import cores
+from automodel_cli.storage.urls import name_of
 
 
 def elsewhere(
@@ -36,12 +39,17 @@ def elsewhere(
         arguments: the command line, without the program: what the jobs of Slurm run.
 
     Raises:
-        ConfigError: what the runner needs is not installed, an option cannot stand in a batch file, or the environment
+        ConfigError: the output is a URL, and no folder for its parts is named; what the runner needs is not installed, an option cannot stand in a batch file, or the environment
             says that this is an element of an array, and it is none.
     """
     if cfg.runner == "local":
         return None
     progress, say, output = build.progress, build.say, build.output
+    if output.mirror is not None and output.mirror.in_cache and cfg.ray_address != "local":
+        raise ConfigError(
+            f"{output.place} with --runner {cfg.runner}: parts are put together in a folder that all machines see",
+            "name one with --temp-dir",
+        )
     opener = partial(open_job, cfg, progress=_tell_nobody, say=_tell_nobody)
     if cfg.runner == "ray":
         ray_runner.check_installed()
@@ -53,7 +61,7 @@ def elsewhere(
     if STAGE_VARIABLE in os.environ:
         return Elsewhere(LocalRunner(processes, progress, say), opener, role="rest")
     options = ArrayOptions(
-        name=cfg.job_name or plain_name(output.folder.resolve().name),
+        name=cfg.job_name or plain_name(_last_name(output)),
         elements=cfg.slurm_tasks,
         cores=processes,
         time=cfg.time,
@@ -67,6 +75,10 @@ def elsewhere(
     runner = SlurmRunner(options, output.batch_folder, own_command(arguments), say)
     runner.check(overwrite=build.cfg.overwrite)
     return Elsewhere(runner, opener, cfg.slurm_tasks * processes)
+
+
+def _last_name(output: Output[Any]) -> str:
+    return output.folder.resolve().name if output.mirror is None else name_of(output.mirror.url)
 
 
 def _tell_nobody(said: object) -> None:

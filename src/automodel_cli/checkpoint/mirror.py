@@ -27,7 +27,6 @@ from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
 from automodel_cli.storage.opening import open_store
-from automodel_cli.storage.store import ObjectMissing
 from automodel_cli.storage.urls import join_url, relative_to
 from automodel_cli.text import named_error
 
@@ -140,7 +139,7 @@ class Mirror:
         is_new = manifest is not None and self._upload_files(job.name, job.step, manifest)
         for name in RUN_FILES:
             if job.of_run(name).is_file():
-                _upload(self._to(name), job.of_run(name))
+                open_store(self._url).upload(self._to(name), job.of_run(name))
         if manifest is not None:
             self._upload_manifest(job.name, job.step, manifest)
         self._upload_pointers(job)
@@ -157,7 +156,7 @@ class Mirror:
         store.delete([url])
 
         def upload(record: Mapping[str, Any]) -> None:
-            _upload(join_url(target, record["name"]), step / record["name"], xxh3=record["xxh3"])
+            store.upload(join_url(target, record["name"]), step / record["name"], xxh3=record["xxh3"])
 
         with ThreadPoolExecutor(_AT_ONCE, "mirror") as threads:
             list(threads.map(upload, manifest["files"]))
@@ -170,7 +169,7 @@ class Mirror:
 
     def _upload_manifest(self, name: str, step: Path, manifest: Mapping[str, Any]) -> None:
         if manifest["self"] not in self._whole:
-            _upload(self._to(name, layout.MANIFEST), step / layout.MANIFEST)
+            open_store(self._url).upload(self._to(name, layout.MANIFEST), step / layout.MANIFEST)
             self._whole.add(manifest["self"])
 
     def _upload_pointers(self, job: _Job) -> None:
@@ -209,14 +208,6 @@ class Mirror:
             f"warning: {what} was not copied to {self._url}: {why}; training goes on, and all is in {self._run}. "
             "The next save tries again"
         )
-
-
-def _upload(url: str, path: Path, *, xxh3: str = "") -> None:
-    """Once more where the answer to the end of an upload was lost, which then looks as if there were no such upload."""
-    try:
-        open_store(url).upload(url, path, xxh3=xxh3)
-    except ObjectMissing:
-        open_store(url).upload(url, path, xxh3=xxh3)
 
 
 def urls_by_step(url: str) -> dict[int, list[str]]:

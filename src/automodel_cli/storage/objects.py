@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,10 +21,10 @@ from urllib.parse import urlsplit
 
 import obstore
 import xxhash
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import atomic_file
 from automodel_cli.storage.problems import Failure, failure_of, in_words
 from automodel_cli.storage.reading import PART_BYTES, SIDE_BY_SIDE, blocks, reading_threads
@@ -42,8 +43,15 @@ _ERRORS = (BaseError, OSError, ValueError)
 
 
 def open_bucket(scheme: str, place: str) -> BucketStore:
-    """The store of a bucket or container, with credentials and endpoint from the environment."""
-    return BucketStore(scheme, place, *_client(scheme, place, os.environ))
+    """The store of a bucket or container, with credentials and endpoint from the environment.
+
+    Raises:
+        ConfigError: these are missing, not whole, or not what they should be.
+    """
+    try:
+        return BucketStore(scheme, place, *_client(scheme, place, os.environ))
+    except _ERRORS:  # half a pair of keys, a key that is none; what the client says may repeat them
+        raise in_words(Failure(no_credentials=True), f"{scheme}://{place}", "read", "") from None
 
 
 class BucketStore:
@@ -190,6 +198,11 @@ class BucketStore:
                 result = once()
             except AlreadyExistsError:
                 raise ObjectExists(f"{url} is there already", "choose another place, or remove it") from None
+            except InvalidPathError:
+                raise ConfigError(
+                    f"cannot {doing} {url}: the name of an object there has an empty part, '.' or '..' in it",
+                    "rename or remove that object, or name a folder without it",
+                ) from None
             except PreconditionError:
                 raise ObjectChanged(f"{url} is not what it was", "run the command again") from None
             except AutomodelError:
@@ -281,9 +294,18 @@ def _client(scheme: str, place: str, environment: Mapping[str, str]) -> tuple[An
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:
-    """Of S3, "" for Amazon's own."""
+    """Of S3, "" for Amazon's own.
+
+    Raises:
+        ConfigError: it is no address.
+    """
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return next((environment[name] for name in names if environment.get(name)), "")
+    name = next((name for name in names if environment.get(name)), None)
+    if name is None:
+        return ""
+    if re.fullmatch(r"https?://[^/\s]+(/\S*)?", environment[name]) is None:
+        raise ConfigError(f"{name} in the environment is not the address of a server", "write http(s)://HOST[:PORT]")
+    return environment[name]
 
 
 def _credentials(place: str, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from automodel_cli.storage.urls import split_url
 
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})\b")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_PATH = re.compile(r"(https?://[^/\s]+)/\S*")  # of a request: names of objects are no words of an error
 _PASSING = frozenset({408, 429})
 _NOT_REACHED = ("Connect", "dns error", "error trying to connect", "tcp connect", "error sending request")
 _NO_CREDENTIALS = ("169.254.169.254", "metadata", "session.get_credentials", "credential", "Unable to load", "token")
@@ -54,7 +55,7 @@ def failure_of(error: BaseException) -> Failure:
     status, code = _STATUS.search(text), _CODE.search(text)
     if status is not None:
         return Failure(int(status[1]), code[1] if code else "")
-    kind = type(error).__name__
+    kind, text = type(error).__name__, _PATH.sub(r"\1", text)
     if kind == "UnauthenticatedError" or isinstance(error, ValueError) or any(word in text for word in _NO_CREDENTIALS):
         return Failure(no_credentials=True)
     if isinstance(error, FileNotFoundError):

@@ -82,6 +82,22 @@ def test_overwrite_does_not_take_the_folder_from_jobs_that_wait(capsys):
     assert written(Path("many")) == before
 
 
+def test_jobs_write_to_a_url_by_way_of_a_folder_that_all_see(object_server, capsys):
+    url = object_server.bucket("of-jobs")
+    assert app.run([*NANOGPT, f"{url}/many", *SLURM]) == 2
+    assert "name one with --temp-dir" in capsys.readouterr().err
+    assert object_server.objects("of-jobs") == {} and not Path("submitted.txt").exists()
+    assert app.run([*NANOGPT, f"{url}/many", *SLURM, "--temp-dir", "seen"]) == 0
+    assert "#SBATCH --job-name=many-tokenize" in Path("jobs/1").read_text()
+    run_jobs(lost="tokenize.0 assemble.1", call=app.run)
+    assert app.run([*NANOGPT, "one"]) == 0
+    there = {name.removeprefix("many/"): data for name, data in object_server.objects("of-jobs").items()}
+    one = {path.relative_to("one").as_posix(): path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+    of_data = [name for name in one if name.endswith((".bin", ".idx"))]
+    assert len(of_data) > 2 and [there[name] for name in of_data] == [one[name] for name in of_data]
+    assert set(there) == {name for name in one if not name.startswith(".")}
+
+
 def test_overwrite_begins_once_and_not_in_every_job(capsys):
     assert app.run([*NANOGPT, "many"]) == 0
     before = written(Path("many"))

@@ -87,11 +87,13 @@ class Mirror:
 
     Attributes:
         folder: the local image.
+        in_cache: it is in the user's cache, which other machines may not see.
     """
 
     def __init__(self, url: str, prefix: str = "", temp_dir: str | None = None) -> None:
         self.url = url.rstrip("/")
         mark = xxhash.xxh3_64_hexdigest(f"{self.url}\n{prefix}".encode())
+        self.in_cache = temp_dir is None
         base = Path(temp_dir) if temp_dir is not None else _cache_folder()
         self._staging = base / f".automodel-upload-{mark}"
         self.folder = self._staging / "files"
