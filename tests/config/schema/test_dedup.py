@@ -23,6 +23,8 @@ def test_a_file_may_say_what_is_the_default():
         ({"near": 0.8, "bands": 14}, "`bands` and `rows` go together"),
         ({"near": 0.8, "bands": 1024, "rows": 100}, "`bands` times `rows` is 102,400, expected at most 1,024"),
         ({"near": 0.8, "exact": False}, "`near` finds exact copies too"),
+        ({"exact": False}, "`exact: false` leaves nothing to do"),
+        ({"cost_per_hour": 1}, "cost_per_hour"),
         ({"near": 0}, "greater than 0"),
         ({"near": 1.5}, "less than or equal to 1"),
         ({"min_words": 5, "max_words": 4}, r"`min_words` \(5\) is more than `max_words` \(4\)"),

@@ -54,6 +54,16 @@ def test_another_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
         ask(tmp_path, other)
 
 
+def test_the_difference_of_nested_and_of_long_values_is_short() -> None:
+    def plan(filters: object) -> dict[str, dict[str, object]]:
+        return {"options": {"filters": filters, "near": 0.8}}
+
+    limits = {f"max_{k}": k / 10 for k in range(20)}
+    assert difference(plan(limits), plan(limits | {"max_3": 1})) == "filters.max_3 0.3 -> 1"
+    told = difference(plan(limits), plan(None))
+    assert told.startswith("filters {'max_0': 0.0, ") and told.endswith("... -> None") and len(told) < 90
+
+
 @pytest.mark.parametrize("damage", ["journal", "temporary", "shard"])
 def test_what_cannot_be_continued_starts_over(tmp_path: Path, damage: str) -> None:
     interrupted(tmp_path)

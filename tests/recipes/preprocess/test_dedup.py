@@ -34,7 +34,7 @@ def write(folder: Path, texts: list[str] = TEXTS) -> Path:
     return folder
 
 
-def run(dataset: Path, out: Path, said: list[str] | None = None, **options: Any) -> DedupResult:
+def run(dataset: Path, out: Path | str, said: list[str] | None = None, **options: Any) -> DedupResult:
     cfg = DedupConfig(dataset=str(dataset), output_dir=str(out), **{"num_workers": 0, **options})
     return dedup.run(cfg, progress=lambda event: None, say=(said if said is not None else []).append)
 
@@ -108,6 +108,20 @@ def test_a_document_that_a_filter_leaves_out_is_no_first_one(tmp_path):
     assert result.report.left_out == {"min_words": 3}
     assert result.report.samples["min_words"][2] == {"source": "a.jsonl", "text": "# # # one two three", "found": "3"}
     assert result.manifest.left_out == {"min_words": 3} and result.manifest.duplicates == 1
+
+
+def test_a_limit_that_contradicts_the_preset_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"min_words \(200,000\) is more than max_words \(100,000\)"):
+        run(write(tmp_path / "in"), tmp_path / "out", filters="gopher", min_words=200_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_in_object_storage_is_refused_and_no_folder_of_that_name_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "in")
+    with pytest.raises(ConfigError, match=r"s3://bucket/out: this command writes to a local folder"):
+        run(folder, "s3://bucket/out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_filters_alone(tmp_path):

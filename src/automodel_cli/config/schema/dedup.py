@@ -137,6 +137,9 @@ class DedupConfig(TextInput, RunnerOptions):
             raise ValueError(f"`bands` times `rows` is {self.bands * self.rows:,}, expected at most 1,024")
         if self.near is not None and not self.exact:
             raise ValueError("`near` finds exact copies too; leave out `exact: false`")
+        filters = self.panels["Filters"].split()
+        if not self.exact and all(getattr(self, name) == type(self).model_fields[name].default for name in filters):
+            raise ValueError("`exact: false` leaves nothing to do: ask for filters, or leave it out")
         for what in ("characters", "words", "word_length"):
             least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
             if least is not None and most is not None and least > most:

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole, ignored
 from automodel_cli.config.schema.preprocess import Tokenization
-from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
+from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
 
 
 def _as_list(value: Any) -> Any:
@@ -19,7 +19,7 @@ def _as_list(value: Any) -> Any:
 Texts = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1), TypeName("a text or a list of texts")]
 
 
-class PreprocessMegatronConfig(Tokenization, RunnerOptions):
+class PreprocessMegatronConfig(Tokenization, ForecastOptions):
     """Text to Megatron-Core's indexed token files (.bin and .idx)."""
 
     panels: ClassVar = {
@@ -28,7 +28,7 @@ class PreprocessMegatronConfig(Tokenization, RunnerOptions):
         "skip_empty max_tokens",
         "Output": "output_prefix output_path temp_dir shards shard_tokens shuffle seed overwrite dry_run",
         "Speed and memory": "workers chunk_size prefetch shuffle_memory",
-        **RUNNER_PANELS,
+        **FORECAST_PANELS,
     }
 
     input: Texts | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from automodel_cli.config.schema.base import Amount, Count, JsonOutput, Section, TypeName, Whole
-from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
+from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
@@ -66,7 +66,7 @@ class Tokenization(HubInput):
     """Show what would be done and exit."""
 
 
-class PreprocessNanogptConfig(Tokenization, RunnerOptions):
+class PreprocessNanogptConfig(Tokenization, ForecastOptions):
     """Text to nanoGPT-style token files."""
 
     panels: ClassVar = {
@@ -74,7 +74,7 @@ class PreprocessNanogptConfig(Tokenization, RunnerOptions):
         "Tokens": "tokenizer engine eot separator max_tokens",
         "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed temp_dir overwrite dry_run",
         "Speed and memory": "num_workers chunk_size prefetch shuffle_memory",
-        **RUNNER_PANELS,
+        **FORECAST_PANELS,
     }
 
     dataset: str = DEFAULT_DATASET

@@ -10,10 +10,10 @@ from automodel_cli.config.schema.base import Count, Positive, Section, TypeName
 from automodel_cli.config.schema.options import Time
 
 RUNNER_PANELS = {
-    "Other machines": "runner ray_address slurm_tasks submit time partition account job_name logs sbatch setup "
-    "cost_per_hour",
+    "Other machines": "runner ray_address slurm_tasks submit time partition account job_name logs sbatch setup",
 }
 """Panel of these options in a command's help."""
+FORECAST_PANELS = {"Other machines": f"{RUNNER_PANELS['Other machines']} cost_per_hour"}
 RayAddress = Annotated[
     str, Field(pattern=r"^(auto|local|[A-Za-z0-9_.\[\]:-]+:\d+)$"), TypeName("auto, local or HOST:PORT")
 ]
@@ -49,8 +49,6 @@ class RunnerOptions(Section):
     """With `runner: slurm`: further option of sbatch; empty: none."""
     setup: tuple[str, ...] = ()
     """With `runner: slurm`: shell line to run before the command; empty: none."""
-    cost_per_hour: Positive | None = None
-    """Price of an hour of one core, in any currency, for the plan of a dry run; null: no cost."""
 
     @model_validator(mode="after")
     def _options_of_the_runner(self) -> Any:
@@ -60,3 +58,10 @@ class RunnerOptions(Section):
             if given and self.runner != runner:
                 raise ValueError(f"`{given[0]}` is an option of `runner: {runner}`, not of `{self.runner}`")
         return self
+
+
+class ForecastOptions(RunnerOptions):
+    """Of commands that time a sample before they begin."""
+
+    cost_per_hour: Positive | None = None
+    """Price of an hour of one core, in any currency, for the plan of a run; null: no cost."""

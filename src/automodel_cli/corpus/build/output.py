@@ -37,6 +37,7 @@ from automodel_cli.files import (
 )
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)
+_MOST_SHOWN = 60  # characters of a value
 _TOKENIZER_FILES = re.compile(rf"({'|'.join(map(re.escape, SAVED_FILES))}){ANY_TEMPORARY}")
 
 
@@ -437,6 +438,15 @@ def difference(made: Plan, asked: Plan) -> str:
     for section in made:
         for key in sorted(set(made[section]) | set(asked[section])):
             old, new = made[section].get(key), asked[section].get(key)
-            if old != new:
-                found.append(f"{key} {old} -> {new}")
+            if isinstance(old, dict) and isinstance(new, dict):
+                inner = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+                found += [f"{key}.{name} {_shown(old.get(name))} -> {_shown(new.get(name))}" for name in inner]
+            elif old != new:
+                found.append(f"{key} {_shown(old)} -> {_shown(new)}")
     return ", ".join(found) or "in no option"
+
+
+def _shown(value: Any) -> str:
+    """A value of a plan, or its beginning."""
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -80,10 +80,15 @@ def _totals(report: DedupReport) -> str:
     add("exact copies, left out", report.copies)
     if report.near_options is not None:
         add("near-duplicates, left out", report.near)
-    for rule, count in (report.left_out or {}).items():
-        add(f"left out by {rule}", count)
+    left_out = report.left_out or {}
+    for rule, count in left_out.items():
+        if count:
+            add(f"left out by {rule}", count)
     table = _table(("", "documents", "share"), rows)
-    told = f"<p>{plural(report.bad_rows, 'row')} without usable text; {report.bytes / 1e6:,.1f} MB were written.</p>"
+    told = ""
+    if idle := [rule for rule, count in left_out.items() if not count]:
+        told += f"<p>Filters that left out nothing: {escape(', '.join(idle))}.</p>"
+    told += f"<p>{plural(report.bad_rows, 'row')} without usable text; {report.bytes / 1e6:,.1f} MB were written.</p>"
     if (near := report.near_options) is not None:
         told += (
             f"<p>Near-duplicates: Jaccard similarity of sets of runs of {escape(near['shingles'])} from "
@@ -155,11 +160,13 @@ def marked(first: str, second: str) -> tuple[str, str]:
     a, b = (re.findall(r"\s*\S+", without_controls(text)) for text in (first, second))
     same = next((k for k, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), 0)
     start = same - _WORDS_BEFORE if same > 2 * _WORDS_BEFORE else 0
+    are_cut = [len(words) > start + _SHOWN_WORDS for words in (a, b)]
     a, b = (["…"] * (start > 0) + words[start : start + _SHOWN_WORDS] for words in (a, b))
     left, right = [], []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         one, other = escape("".join(a[i:j])), escape("".join(b[k:m]))
-        is_same = kind == "equal"
+        is_cut = (i == len(a) and are_cut[0]) or (k == len(b) and are_cut[1])  # the other text may go on like this
+        is_same = kind == "equal" or is_cut
         left.append(one if is_same or not one else f"<mark>{one}</mark>")
         right.append(other if is_same or not other else f"<mark>{other}</mark>")
     return "".join(left), "".join(right)

@@ -66,6 +66,15 @@ class FilterRules:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    def contradiction(self) -> str | None:
+        """Two limits between which no text fits, in words."""
+        limits = self.asked()
+        for name, least in limits.items():
+            most = limits.get(name.replace("min_", "max_", 1))
+            if name.startswith("min_") and most is not None and least > most:
+                return f"{name} ({least:,}) is more than {name.replace('min_', 'max_', 1)} ({most:,})"
+        return None
+
     @property
     def names(self) -> tuple[str, ...]:
         """The rules that were asked for, in the order in which they are tried."""

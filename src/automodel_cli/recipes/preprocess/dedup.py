@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size, free_bytes
+from automodel_cli.corpus.build.mirror import local_folder
 from automodel_cli.corpus.build.pipeline import NoText
 from automodel_cli.corpus.build.run import Build, ProgressCallback, Say, silent
 from automodel_cli.corpus.dedup.job import DedupJob, DedupResult
@@ -193,7 +193,7 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
     source = FileSource(cfg.dataset, read_options(cfg, cfg.text_key))
     carried = carried_columns(source, cfg.keep_columns, cfg.text_key)
     source.options = replace(source.options, carried=carried)
-    folder = Path(cfg.output_dir or f"{source.name}_dedup")
+    folder = local_folder(cfg.output_dir or f"{source.name}_dedup")
     refuse_overlap(str(folder), cfg.dataset, source)
     near, filters = _near(cfg), _filters(cfg)
     asked = {name: getattr(cfg, name) for name in ("document", "keep_columns", "chunk_size", "exact", "text_key")}
@@ -228,7 +228,10 @@ def _filters(cfg: DedupConfig) -> FilterRules | None:
     elif unknown := [code for code in cfg.languages if code not in known_languages()]:
         known = ", ".join(sorted(known_languages()))
         raise ConfigError(f"--languages {unknown[0]} is not one of {PACKAGE}'s languages", f"it knows {known}")
-    return with_preset(cfg.filters, given)
+    rules = with_preset(cfg.filters, given)
+    if rules is not None and (wrong := rules.contradiction()) is not None:
+        raise ConfigError(wrong, f"one of them is --filters {cfg.filters}'s: give both")
+    return rules
 
 
 def asked_filters(rules: FilterRules) -> dict[str, Any]:
