@@ -9,7 +9,7 @@ a whole object for each range of it: so the corpus is in files of 4 MB.
 3. Training: tokens a second of `automodel pretrain llm` from the second update on, one thread, interleaved: from a
    disk, from a cold cache, from a warm one. The ratio is the median over the rounds of each round's ratio.
 
-    python benchmarks/remote_training.py [--rounds 5] [--steps 150]
+    python benchmarks/remote_training.py [--only opening|waiting|training] [--rounds 3] [--steps 150]
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from automodel_cli.storage.opening import open_store
 SERVER = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_REGION": "us-east-1"}
 DATASET = "automodel_cli.data.nanogpt_dataset.NanogptDataset"
+PARTS = ("opening", "waiting", "training")
 SHARDS, SHARD_TOKENS = 300, 20_000
 TOKENS = 40_000_000
 ROWS, SEQ_LEN, UPDATE_S, UPDATES = 32, 1024, 0.05, 150
@@ -166,7 +167,8 @@ def cold(cache: Path) -> None:
 def main() -> None:
     """Run the three parts."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--only", choices=PARTS)
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=150)
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -178,29 +180,43 @@ def main() -> None:
 
             boto3.client("s3", endpoint_url=address).create_bucket(Bucket="benchmark")
             use_cache(CacheSettings(cache))
-            measure(folder, cache, asked.rounds, asked.steps)
+            for part in PARTS if asked.only is None else (asked.only,):
+                measure(part, folder, cache, asked.rounds, asked.steps)
         finally:
             server.terminate()
 
 
-def measure(folder: Path, cache: Path, rounds: int, steps: int) -> None:
-    """The three parts, printed as they come."""
-    for name, shards, tokens in (("shards", SHARDS, SHARD_TOKENS), ("corpus", 20, TOKENS // 20)):
-        write_corpus(folder / name, shards, tokens)
-        upload(folder / name, f"s3://benchmark/{name}")
-    times = opening(folder / "shards", "s3://benchmark/shards", cache)
-    show(f"opening {SHARDS} shards", {one: f"{seconds:.3f} s" for one, seconds in times.items()})
+def measure(part: str, folder: Path, cache: Path, rounds: int, steps: int) -> None:
+    """One of the three parts, printed."""
+    name, shards, tokens = ("shards", SHARDS, SHARD_TOKENS) if part == "opening" else ("corpus", 20, TOKENS // 20)
+    local, url = folder / name, f"s3://benchmark/{name}"
+    if not local.exists():
+        write_corpus(local, shards, tokens)
+        upload(local, url)
+    cold(cache)
+    if part == "opening":
+        times = opening(local, url, cache)
+        show(f"opening {SHARDS} shards", {one: f"{seconds:.3f} s" for one, seconds in times.items()})
+    elif part == "waiting":
+        for shuffled in (False, True):
+            measure_waiting(str(local), url, cache, shuffled=shuffled)
+    else:
+        measure_training(folder, str(local), url, cache, rounds, steps)
 
-    local, url = str(folder / "corpus"), "s3://benchmark/corpus"
-    for shuffled in (False, True):
-        found: dict[str, list[dict[str, float]]] = {"disk": [], "cold": [], "warm": []}
-        for _ in range(3):
-            cold(cache)
-            for kind, pattern in (("disk", local), ("cold", url), ("warm", url)):
-                remote_file._fetcher.cache_clear()
-                found[kind].append(waiting(pattern, shuffled=shuffled))
-        show(f"waiting, {'shuffled' if shuffled else 'in file order'}", {k: in_words(v) for k, v in found.items()})
 
+def measure_waiting(local: str, url: str, cache: Path, *, shuffled: bool) -> None:
+    """Medians of three rounds."""
+    found: dict[str, list[dict[str, float]]] = {"disk": [], "cold": [], "warm": []}
+    for _ in range(3):
+        cold(cache)
+        for kind, pattern in (("disk", local), ("cold", url), ("warm", url)):
+            remote_file._fetcher.cache_clear()
+            found[kind].append(waiting(pattern, shuffled=shuffled))
+    show(f"waiting, {'shuffled' if shuffled else 'in file order'}", {k: in_words(v) for k, v in found.items()})
+
+
+def measure_training(folder: Path, local: str, url: str, cache: Path, rounds: int, steps: int) -> None:
+    """Medians of ``rounds``, each of a disk, a cold cache and a warm one."""
     speeds: dict[str, list[float]] = {"disk": [], "cold": [], "warm": []}
     for _ in range(rounds):
         cold(cache)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus.build import nanogpt_output, output, pipeline
+from automodel_cli.corpus.build import output, pipeline
 from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
@@ -38,7 +38,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "rename": (os, "replace"),
     "journal": (output, "write_progress"),
     "unlink": (Path, "unlink"),
-    "manifest": (nanogpt_output, "describe_file"),
+    "manifest": (output.Output, "facts"),
 }
 
 

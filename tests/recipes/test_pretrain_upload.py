@@ -98,7 +98,7 @@ def test_saves_in_the_background_and_a_disk_without_hard_links(tiny_training, hu
     def no_links(*_):
         raise OSError("not supported")
 
-    monkeypatch.setattr("automodel_cli.checkpoint.hf.uploads.os.link", no_links)
+    monkeypatch.setattr("automodel_cli.checkpoint.newest_first.os.link", no_links)
     train(tiny_training, {"repo_id": "me/tiny", "every": "all"}, is_async=True)
     made = hub.repositories["me/tiny"]
     assert made.messages[-1] == "automodel: step_00000006" and "model.safetensors" in made.branches["main"]

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -34,11 +35,14 @@ def test_random_losses(
         command = [sys.executable, "-m", "automodel_cli", "pretrain", "llm", "-c", str(config)]
         while True:
             shutil.rmtree(tiny_training.run, ignore_errors=True)
+            due = _Due(draw.randint(1, 250))
+            object_server.watch = due.count
             with (tiny_training.folder / "output").open("w") as output:
                 process = nursery.Popen(command, stdout=output, stderr=output, env=environment)
-                deadline = time.monotonic() + draw.uniform(0.5, 6.0)
-                while process.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.01)
+                while process.poll() is None and not due.wait(0.05):
+                    pass
+                if process.poll() is None:
+                    time.sleep(draw.uniform(0, 0.3))
                 if process.poll() is not None:
                     break
                 process.kill()
@@ -49,3 +53,18 @@ def test_random_losses(
         assert tiny_training.losses() == whole.losses()
         finished += 1
     print(f"{lost} losses in {finished} runs")
+
+
+class _Due:
+    """When a number of requests have been made: a moment in a run, however fast the machine is."""
+
+    def __init__(self, requests: int) -> None:
+        self._left, self._event = requests, threading.Event()
+
+    def count(self, request: str) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)

@@ -39,8 +39,9 @@ def elsewhere(
         arguments: the command line, without the program: what the jobs of Slurm run.
 
     Raises:
-        ConfigError: the output is a URL, and no folder for its parts is named; what the runner needs is not installed, an option cannot stand in a batch file, or the environment
-            says that this is an element of an array, and it is none.
+        ConfigError: what the runner needs is not installed, an option cannot stand in a batch file, the output is a URL
+            and no folder for its parts is named, or the environment says that this is an element of an array, and it
+            is none.
     """
     if cfg.runner == "local":
         return None

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.storage.cache.settings import CacheSettings, default_folder
 
@@ -37,3 +39,13 @@ def test_a_mirror_is_a_url_without_secrets(load_text, small_yaml):
         assert "secret@" not in str(caught.value)
     with pytest.raises(ConfigError, match="mirror copies checkpoints, and enabled: false makes none"):
         load("s3://bucket/run", ", enabled: false")
+
+
+def test_a_folder_on_a_disk_is_no_url(load_text, small_yaml):
+    for wrong in ("checkpoint: {checkpoint_dir: 's3://bucket/run'}", "data_cache: {folder: 'gs://bucket/cache'}"):
+        with pytest.raises(ConfigError, match="expected a folder on a disk, found a URL"):
+            load_text(f"{small_yaml}{wrong}\n")
+    there = load_text(f"{small_yaml}checkpoint: {{checkpoint_dir: 'file:///srv/run'}}\n")
+    assert there.checkpoint.checkpoint_dir == "/srv/run"
+    with pytest.raises(ValidationError, match="expected a folder on a disk"):
+        PreprocessNanogptConfig(dataset="a", temp_dir="s3://bucket/t")

@@ -12,6 +12,7 @@ from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build import mirror
+from automodel_cli.corpus.build.check_objects import check_objects
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.recipes.preprocess import megatron, nanogpt, shuffle, train_tokenizer
 from automodel_cli.storage.lease import Lease
@@ -118,6 +119,16 @@ def test_what_is_there_is_left_refused_or_replaced(url, object_server, tmp_path,
     object_server.client().delete_object(Bucket=BUCKET, Key="run/val.bin")
     with pytest.raises(DataError, match=r"s3://outputs/run/val.bin is missing or has another size"):
         make(f"{url}/run", text, shard_tokens=300_000)
+
+
+def test_a_place_is_one_place_however_it_is_spelled(url, object_server, text):
+    make(f"{url}/run", text)
+    before, other = object_server.objects(BUCKET), f"{url}//run/".replace("s3", "S3", 1)
+    said = []
+    make(other, text, say=said)
+    assert any("nothing to do" in line for line in said), said
+    assert object_server.objects(BUCKET) == before
+    assert check_objects(other, lambda *_: None).files == check_objects(f"{url}/run", lambda *_: None).files
 
 
 def test_what_others_made_stays(url, object_server, text):

@@ -10,13 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from automodel_cli.config.amounts import parse_amount
 from automodel_cli.config.targets.target import TARGET_KEY, describe_value
 from automodel_cli.dtypes import short_name
+from automodel_cli.storage.urls import is_remote, local_path
 
 _IGNORED = "ignored"
 _OLD_PACKAGES = ("nemo_automodel", "torch", "automodel_cli")
@@ -55,6 +65,16 @@ Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_name)]
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeName("auto, cpu, mps, cuda or cuda:N")]
 BatchSize = Annotated[Count | Literal["auto"], TypeName("a whole number from 1 up, or auto")]
+
+
+def _on_a_disk(value: str) -> str:
+    if is_remote(value):
+        raise ValueError("expected a folder on a disk, found a URL of object storage")
+    return local_path(value)
+
+
+LocalFolder = Annotated[str, AfterValidator(_on_a_disk), TypeName("a folder on a disk")]
+"""Where a URL would become a folder with the name ``s3:``."""
 
 
 def _split_words(value: Any) -> Any:

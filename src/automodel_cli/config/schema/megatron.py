@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole, ignored
+from automodel_cli.config.schema.base import Amount, Count, LocalFolder, TypeName, Whole, ignored
 from automodel_cli.config.schema.preprocess import Tokenization
 from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
 
@@ -65,7 +65,7 @@ class PreprocessMegatronConfig(Tokenization, ForecastOptions):
     """Prefix of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
     """Folder or URL to write to; null: that of `output_prefix`."""
-    temp_dir: str | None = None
+    temp_dir: LocalFolder | None = None
     """Folder for files on their way to a URL; null: in the user's cache. Not used for an output on a disk."""
     shuffle: bool = False
     """Write the documents in random order, into one file per key unless `shards` or `shard_tokens` say otherwise."""

@@ -9,8 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+<<<<<<< HEAD
 from automodel_cli.config.schema.base import Amount, Count, JsonOutput, Section, TypeName, Whole
 from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
+=======
+from automodel_cli.config.schema.base import Amount, Count, JsonOutput, LocalFolder, Section, TypeName, Whole
+from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
+>>>>>>> rev2
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
@@ -107,7 +112,7 @@ class PreprocessNanogptConfig(Tokenization, ForecastOptions):
     """Maximum number of tokens per file."""
     output_dir: str | None = None
     """Folder or URL (`s3://`, `gs://`, `az://`) to write to; null: `{dataset}_max_tokens_{N}` in the current folder."""
-    temp_dir: str | None = None
+    temp_dir: LocalFolder | None = None
     """Folder for files on their way to a URL; null: in the user's cache. Not used for an output on a disk."""
     overwrite: bool = False
     """First delete what an earlier run wrote to the folder; other files in it are never touched."""

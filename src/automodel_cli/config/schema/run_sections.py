@@ -14,6 +14,7 @@ from automodel_cli.config.schema.base import (
     Count,
     Dtype,
     Interval,
+    LocalFolder,
     Positive,
     Precision,
     Section,
@@ -202,7 +203,7 @@ class DataCacheConfig(Section):
     Local files need none. All processes of a machine may share a folder; it can be deleted at any time.
     """
 
-    folder: str | None = None
+    folder: LocalFolder | None = None
     """Cache folder; null: `automodel/data` in the user's own (`XDG_CACHE_HOME`, else `~/.cache`)."""
     max_bytes: Amount = 32 << 30
     """Maximum size of the pieces; the least recently used ones go first. `500GiB` is understood."""
@@ -223,7 +224,7 @@ class CheckpointConfig(Section):
 
     enabled: bool = True
     """Save checkpoints. Without them a run cannot be resumed."""
-    checkpoint_dir: str = "checkpoints/"
+    checkpoint_dir: LocalFolder = "checkpoints/"
     """The run folder: config, metrics and one folder for each saved step. A run found here is resumed."""
     model_save_format: Literal["safetensors", "torch_save"] = "safetensors"
     """`safetensors` is readable everywhere; `torch_save` is torch's distributed format."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole
+from automodel_cli.config.schema.base import Amount, Count, LocalFolder, TypeName, Whole
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Fraction, TextInput
 from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
 
@@ -62,7 +62,7 @@ class ShuffleConfig(TextInput, RunnerOptions):
     """Stop at the first bad row instead of skipping it."""
     memory: Amount = 500_000_000
     """Memory to use, in bytes; more means fewer, larger temporary files and the same result."""
-    temp_dir: str | None = None
+    temp_dir: LocalFolder | None = None
     """Folder for temporary files, which take about as much space as the text; null: the output folder."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""

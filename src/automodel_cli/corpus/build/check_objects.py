@@ -21,7 +21,7 @@ from automodel_cli.json_files import MAX_JSON_BYTES
 from automodel_cli.storage.opening import open_store
 from automodel_cli.storage.reading import blocks
 from automodel_cli.storage.store import ObjectInfo, Store
-from automodel_cli.storage.urls import join_url, name_of, parent_url, relative_to
+from automodel_cli.storage.urls import join_url, name_of, parent_url, relative_to, split_url
 
 ProgressCallback = Callable[[int, int, str], None]
 Listed = tuple[str, int, str]  # name, bytes, xxh3
@@ -36,7 +36,7 @@ def check_objects(url: str, progress: ProgressCallback) -> VerifyReport:
     Raises:
         DataError: there is no manifest.
     """
-    url = url.rstrip("/")
+    url = str(split_url(url))
     only = name_of(url) if url.endswith(MANIFEST_NAME) else None
     folder = url if only is None else parent_url(url)
     store = open_store(folder)

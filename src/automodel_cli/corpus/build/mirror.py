@@ -43,7 +43,7 @@ from automodel_cli.json_files import MAX_JSON_BYTES, Count, FileModel, PlainName
 from automodel_cli.storage.lease import Lease
 from automodel_cli.storage.opening import open_store
 from automodel_cli.storage.store import ObjectInfo
-from automodel_cli.storage.urls import is_remote, join_url, local_path, relative_to
+from automodel_cli.storage.urls import is_remote, join_url, local_path, relative_to, split_url
 
 _HEAD_BYTES = 4096  # of a hollow file: the header of a token file
 _HOLLOW_FROM = 1 << 20  # smaller files stay as they are
@@ -91,7 +91,7 @@ class Mirror:
     """
 
     def __init__(self, url: str, prefix: str = "", temp_dir: str | None = None) -> None:
-        self.url = url.rstrip("/")
+        self.url = str(split_url(url))
         mark = xxhash.xxh3_64_hexdigest(f"{self.url}\n{prefix}".encode())
         self.in_cache = temp_dir is None
         base = Path(temp_dir) if temp_dir is not None else _cache_folder()

@@ -8,7 +8,7 @@ from pathlib import Path
 from automodel_cli.corpus.documents.source import FileSource
 from automodel_cli.errors import ConfigError
 from automodel_cli.storage.reading import unpinned
-from automodel_cli.storage.urls import is_remote, local_path
+from automodel_cli.storage.urls import is_remote, local_path, split_url
 
 
 def carried_columns(source: FileSource, wanted: Sequence[str] | None, text_key: str) -> tuple[str, ...]:
@@ -47,4 +47,4 @@ def refuse_overlap(place: str, dataset: str, source: FileSource) -> None:
 
 
 def _comparable(place: str) -> str:
-    return place.rstrip("/") if is_remote(place) else str(Path(local_path(place)).resolve())
+    return str(split_url(place)) if is_remote(place) else str(Path(local_path(place)).resolve())

@@ -43,6 +43,7 @@ def find_objects(url: str) -> Objects:
         AutomodelError: the storage cannot be listed.
     """
     address = split_url(url)
+    url = str(address)
     plain = _without_patterns(address.key.split("/"))
     base = str(Address(address.scheme, address.place, "/".join(plain)))
     store = open_store(base)
