@@ -9,13 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-<<<<<<< HEAD
-from automodel_cli.config.schema.base import Amount, Count, JsonOutput, Section, TypeName, Whole
-from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
-=======
 from automodel_cli.config.schema.base import Amount, Count, JsonOutput, LocalFolder, Section, TypeName, Whole
-from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
->>>>>>> rev2
+from automodel_cli.config.schema.runners import FORECAST_PANELS, ForecastOptions
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
