@@ -17,7 +17,7 @@ from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig
 from automodel_cli.corpus.documents import parts
 from automodel_cli.corpus.documents import source as documents
-from automodel_cli.corpus.jobs import part_files, token_job
+from automodel_cli.corpus.jobs import part_files
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import exclusive_lock
 from automodel_cli.recipes.preprocess import megatron, nanogpt
