@@ -224,6 +224,9 @@ def test_names_that_cannot_be_read_are_an_error_at_once(bucket, object_server):
     open_store(bucket).put(f"{bucket}/plain", b"1")
     with pytest.raises(ConfigError, match="the name of an object there has an empty part"):
         open_store(bucket).list_all(f"{bucket}/odd")
+    store = objects.open_bucket("s3", name(bucket))  # one that has not seen the bucket yet
+    assert store.info(f"{bucket}/elsewhere/x") is None
+    assert [info.url for info in store.list_all(f"{bucket}/plain")] == []
 
 
 def test_threads_share_a_store(bucket):

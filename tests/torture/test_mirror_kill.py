@@ -35,7 +35,7 @@ def test_random_losses(
         command = [sys.executable, "-m", "automodel_cli", "pretrain", "llm", "-c", str(config)]
         while True:
             shutil.rmtree(tiny_training.run, ignore_errors=True)
-            due = _Due(draw.randint(1, 250))
+            due = _Due(draw.randint(1, 120))
             object_server.watch = due.count
             with (tiny_training.folder / "output").open("w") as output:
                 process = nursery.Popen(command, stdout=output, stderr=output, env=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.mirror import Mirror
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import AutomodelError, CheckpointError
 
 _POLL_S = 0.1
 
@@ -59,8 +60,22 @@ def bring_back(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say) -> N
         if name is not None:
             say(f"{folder} has no checkpoint; bringing {name} from {url}")
             from_mirror.restore(folder, url, say=say)
+        elif cfg.checkpoint.restore_from is None:
+            _say_if_newer(folder, url, say)
 
     on_rank_zero(world, work, what=WHAT)
+
+
+def _say_if_newer(folder: Path, url: str, say: Say) -> None:
+    """The run folder may be one that was left behind when the run went on elsewhere."""
+    here = layout.latest(folder)
+    with contextlib.suppress(AutomodelError):  # the first copy says what is wrong
+        there = from_mirror.newest_at(url)
+        if here is not None and there is not None and (layout.step_of(there) or 0) > (layout.step_of(here.name) or 0):
+            say(
+                f"warning: {url} holds {there}, {folder} only {here.name}, from which this run goes on; "
+                f"to go on from {there}, stop it and name an empty checkpoint_dir"
+            )
 
 
 def build_mirror(cfg: PretrainConfig, world: World, say: Say) -> Mirror | None:

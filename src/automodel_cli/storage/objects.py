@@ -82,7 +82,9 @@ class BucketStore:
         """The answer about an object has no body, hence no word for a bucket that is missing."""
         if not self._there:
             place = str(Address(self._scheme, self._place, ""))
-            self._try(place, "list", lambda: next(iter(obstore.list(self._client)), None))
+            with contextlib.suppress(_OddName):  # somebody's, anywhere in the bucket
+                self._try(place, "list", lambda: next(iter(obstore.list(self._client)), None))
+            self._there = True
 
     def list_all(self, folder: str) -> list[ObjectInfo]:
         key = self._key(folder)
@@ -199,7 +201,7 @@ class BucketStore:
             except AlreadyExistsError:
                 raise ObjectExists(f"{url} is there already", "choose another place, or remove it") from None
             except InvalidPathError:
-                raise ConfigError(
+                raise _OddName(
                     f"cannot {doing} {url}: the name of an object there has an empty part, '.' or '..' in it",
                     "rename or remove that object, or name a folder without it",
                 ) from None
@@ -255,6 +257,10 @@ def _refuse_fork() -> None:
 
 class _PastEnd(AutomodelError):
     """What was asked for begins where the object has ended."""
+
+
+class _OddName(ConfigError):
+    """There is an object whose name the client cannot speak of."""
 
 
 def _checked_parts(path: Path | str, part: int, xxh3: str) -> Iterator[bytes]:
