@@ -400,6 +400,9 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path):
     assert result.manifest is None and not (tmp_path / "out").exists()
     assert any("18 bands of 7" in line for line in said)
     assert any("temporary files" in line and "memory for each process" in line for line in said)
+    assert said[-1] == "would run 1 process"
+    run(tmp_path / "in", tmp_path / "out", elsewhere := [], dry_run=True, runner="slurm")
+    assert elsewhere and not any("would run" in line for line in elsewhere)
 
 
 # ------------------------------------------------------------------------------------------- the report
