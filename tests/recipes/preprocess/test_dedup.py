@@ -34,7 +34,7 @@ def write(folder: Path, texts: list[str] = TEXTS) -> Path:
     return folder
 
 
-def run(dataset: Path, out: Path | str, said: list[str] | None = None, **options: Any) -> DedupResult:
+def run(dataset: Path | str, out: Path | str, said: list[str] | None = None, **options: Any) -> DedupResult:
     cfg = DedupConfig(dataset=str(dataset), output_dir=str(out), **{"num_workers": 0, **options})
     return dedup.run(cfg, progress=lambda event: None, say=(said if said is not None else []).append)
 
@@ -149,8 +149,8 @@ def test_languages(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"near": 0.8}, {"near": 0.6, "verify": "exact", "min_words": 30}])
 def test_equal_bytes_however_the_work_is_cut(tmp_path, monkeypatch, options):
-    folder = write(tmp_path / "in", TEXTS[:150])
-    options = {**options, "chunk_size": 20_000}
+    folder = write(tmp_path / "in", TEXTS[60:120])
+    options = {**options, "chunk_size": 8000}
     run(folder, tmp_path / "whole", **options)
     expected = everything(tmp_path / "whole")
     assert len(expected) > 4
@@ -197,6 +197,17 @@ def test_other_files_give_the_same_documents(tmp_path, small_parts, kind):
         assert result.report.sources["0000.txt"] == {"documents": 1, "kept": 1, "copies": 0, "near": 0, "left_out": 0}
     else:
         assert kept(tmp_path / "out") == kept(tmp_path / "expected")
+
+
+def test_text_in_object_storage_gives_the_same_documents(tmp_path, object_server):
+    folder = write(tmp_path / "in", TEXTS[60:120])
+    url, client = object_server.bucket("dedup"), object_server.client()
+    for path in folder.iterdir():
+        client.put_object(Bucket="dedup", Key=f"in/{path.name}", Body=path.read_bytes())
+    run(folder, tmp_path / "local", near=0.8, min_words=30)
+    run(f"{url}/in", tmp_path / "remote", near=0.8, min_words=30)
+    local, remote = everything(tmp_path / "local"), everything(tmp_path / "remote")
+    assert {**local, "manifest.json": b""} == {**remote, "manifest.json": b""}
 
 
 def test_chunks_are_filled_in_order(tmp_path, small_parts):
@@ -389,6 +400,9 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path):
     assert result.manifest is None and not (tmp_path / "out").exists()
     assert any("18 bands of 7" in line for line in said)
     assert any("temporary files" in line and "memory for each process" in line for line in said)
+    assert said[-1] == "would run 1 process"
+    run(tmp_path / "in", tmp_path / "out", elsewhere := [], dry_run=True, runner="slurm")
+    assert elsewhere and not any("would run" in line for line in elsewhere)
 
 
 # ------------------------------------------------------------------------------------------- the report

@@ -97,7 +97,8 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
             f"would write {spec.folder}/{chunk_name(self.output.name, 0)} and more, of at most "
             f"{spec.chunk_bytes / 1e6:,.1f} MB each"
         )
-        say(f"would run {plural(max(1, self.num_workers), 'process', 'processes')}")
+        if self.cfg.runner == "local":
+            say(f"would run {plural(max(1, self.num_workers), 'process', 'processes')}")
 
     def job(self) -> DedupJob:
         """The run in tasks. Before it begins: is all there that it needs, and what does it take?"""
