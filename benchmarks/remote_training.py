@@ -222,6 +222,7 @@ def measure_training(folder: Path, local: str, url: str, cache: Path, rounds: in
         cold(cache)
         for kind, pattern in (("disk", local), ("cold", url), ("warm", url)):
             speeds[kind].append(train(folder, pattern, cache, steps))
+        print("  round:", ", ".join(f"{kind} {all_of[-1]:,.0f}" for kind, all_of in speeds.items()), flush=True)
     show("training", {kind: f"{statistics.median(all_of):,.0f} tokens/s" for kind, all_of in speeds.items()})
     for kind in ("cold", "warm"):
         ratios = [here / there for here, there in zip(speeds[kind], speeds["disk"], strict=True)]
