@@ -9,7 +9,7 @@ a whole object for each range of it: so the corpus is in files of 4 MB.
 3. Training: tokens a second of `automodel pretrain llm` from the second update on, one thread, interleaved: from a
    disk, from a cold cache, from a warm one. The ratio is the median over the rounds of each round's ratio.
 
-    python benchmarks/remote_training.py [--only opening|waiting|training] [--rounds 3] [--steps 150]
+    python benchmarks/remote_training.py [--only opening|waiting|training] [--rounds 2] [--steps 60]
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def main() -> None:
     """Run the three parts."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", choices=PARTS)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=150)
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--steps", type=int, default=60)
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, cache = Path(name), Path(name) / "cache"
@@ -222,6 +222,7 @@ def measure_training(folder: Path, local: str, url: str, cache: Path, rounds: in
         cold(cache)
         for kind, pattern in (("disk", local), ("cold", url), ("warm", url)):
             speeds[kind].append(train(folder, pattern, cache, steps))
+        print("  round:", ", ".join(f"{kind} {all_of[-1]:,.0f}" for kind, all_of in speeds.items()), flush=True)
     show("training", {kind: f"{statistics.median(all_of):,.0f} tokens/s" for kind, all_of in speeds.items()})
     for kind in ("cold", "warm"):
         ratios = [here / there for here, there in zip(speeds[kind], speeds["disk"], strict=True)]
