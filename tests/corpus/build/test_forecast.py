@@ -135,6 +135,8 @@ def test_a_dry_run_says_it_where_a_price_is_asked_for(text, tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert "would tokenize in 1 process\nplan: about 0m0" in out and "cost 0.00 (tokenized" in out
     assert " are free" in out and not (tmp_path / "out").exists()
+    assert app.run([*line, "--cost-per-hour", "0.05", "--num-workers", "2"]) == 0
+    assert "would tokenize in 2 processes\nplan: about 0m0" in capsys.readouterr().out
     assert app.run([*line, "--runner", "slurm", "--slurm-tasks", "3"]) == 0
     assert "plan: 1 task of one core each, 1 at a time" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

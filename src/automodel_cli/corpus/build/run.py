@@ -336,7 +336,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
 
     def _forecast(self, source: FileSource, elsewhere: Elsewhere | None) -> Forecast | None:
         cfg = self.cfg
-        executor, clock = self.executor, time.perf_counter
+        # The sample's ids come here: there is no file for a worker to put them in.
+        executor, clock = LocalExecutor(self.num_workers, cfg.prefetch), time.perf_counter
         workers: int | None = max(1, self.num_workers)
         parts: list[int] | None = None
         if elsewhere is not None:
