@@ -15,6 +15,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -205,18 +206,24 @@ def make_folder(folder: Path | str, option: str = "--output-dir") -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_file(path: Path | str, mode: str = "wb", *, unique: bool = False, buffering: int = -1) -> Iterator[IO[Any]]:
     """Open a temporary beside ``path``; it becomes ``path`` on clean exit and vanishes on an exception.
+
+    Args:
+        unique: the temporary's name is this call's alone, where several processes may write ``path`` at once.
+        buffering: as of ``open``.
 
     Raises:
         AutomodelError: the disk is full, or a quota or size limit was met.
     """
     target = Path(path)
     temporary = temporary_of(target)
+    if unique:
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}{TEMP_SUFFIX}")
     try:
         with disk_errors_named(target):
             temporary.unlink(missing_ok=True)  # a link there would lead elsewhere
-            with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as handle:
+            with temporary.open(mode, buffering, encoding=None if "b" in mode else "utf-8") as handle:
                 yield handle
                 fsync_file(handle)
             publish(temporary, target)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ import numpy as np
 
 from automodel_cli.corpus.shuffle.buckets import grouped
 from automodel_cli.errors import DataError
-from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, publish
+from automodel_cli.files import TEMP_SUFFIX, atomic_file, disk_errors_named
 
 STAGES = ("read", "exact", "bands", "near", "clusters", "write")
 WORK_NAME = ".dedup"
@@ -85,17 +84,10 @@ def published(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         AutomodelError: the disk is full.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{TEMP_SUFFIX}")
-    try:
-        with disk_errors_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w+b", buffering=_WRITE_BYTES) as handle:
-                yield handle
-                fsync_file(handle)
-            publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, "w+b", unique=True, buffering=_WRITE_BYTES) as handle:
+        yield handle
 
 
 def load(path: Path, dtype: Any, *, first: int = 0, count: int = -1) -> np.ndarray:

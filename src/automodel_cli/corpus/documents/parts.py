@@ -87,6 +87,7 @@ class _Finder:
         self._begin, self._bytes = (0, 0), 0
 
     def parts(self) -> Iterator[Part]:
+        """All parts, in the order of the source."""
         files, number = self._source.files, 0
         while number < len(files):
             # Small files that make one unit stay together, as they do in one run over the source.

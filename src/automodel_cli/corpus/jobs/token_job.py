@@ -363,6 +363,11 @@ class TokenJob:
     # ----------------------------------------------------------------------------------------- finish
 
     def finish(self) -> Any:
+        """Move the files to their places and publish the manifest; see :class:`Job`.
+
+        Raises:
+            DataError: what a local run refuses at its end: no text, an empty split, a bad row in strict mode.
+        """
         build, engine = self._build, self._engine()
         made, plan = self._arrangement(), self._plan
         if made.refusal is not None:

@@ -160,6 +160,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
         )
 
     def job(self) -> Job:
+        """The run in stages of tasks, for runners."""
         from automodel_cli.corpus.shuffle.shuffle_job import ShuffleJob, ShuffleRequest  # a run here needs neither
 
         cfg = self.cfg
