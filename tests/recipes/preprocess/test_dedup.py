@@ -362,7 +362,7 @@ def test_nothing_left_is_said_and_leaves_nothing(tmp_path):
     assert not everything(tmp_path / "out")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jsonl").write_text("{}\n[1]\n")
-    with pytest.raises(DataError, match="holds no documents"):
+    with pytest.raises(DataError, match=r"^\S+ holds no documents"):
         run(tmp_path / "bad", tmp_path / "out2")
     with pytest.raises(DataError, match="there is no file or folder"):
         run(tmp_path / "missing", tmp_path / "out3")

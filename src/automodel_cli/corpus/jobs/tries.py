@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import astuple
 
+from automodel_cli.corpus.build.pipeline import NoText
 from automodel_cli.corpus.jobs.job import Job, TaskReport
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
@@ -73,7 +74,7 @@ class StageTasks:
         self.running.discard(task)
         self._reports.pop(task, None)
         self._tried[task] += 1
-        if not isinstance(error, AutomodelError):
+        if not isinstance(error, AutomodelError) or isinstance(error, NoText):  # that is of the input, not of a task
             raise error
         tried = f", tried {self._tried[task]} times" if self._tried[task] > 1 else ""
         first = error.message.splitlines()[0] if error.message else type(error).__name__
