@@ -131,6 +131,17 @@ def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
     return "fp32", "the device has no fast bf16"
 
 
+def choose_orthogonalization(setting: str, device: torch.device) -> tuple[str, str]:
+    """(bfloat16 | float32, why): what Muon orthogonalizes matrices in, by ``orthogonalization_dtype``.
+
+    A CPU without instructions for bf16 takes several times as long for such products as for those of fp32.
+    """
+    if setting != "auto":
+        return setting, "as configured"
+    precision, why = choose_precision("auto", device)
+    return ("bfloat16" if precision == "bf16" else "float32"), why
+
+
 def decoding_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast computes single tokens in: bf16 on GPUs that have it.
 

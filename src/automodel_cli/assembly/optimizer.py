@@ -36,7 +36,7 @@ class OptimizerSection:
     model: CausalLM
     mesh: DeviceMesh | None
     device: torch.device
-    kernel: str
+    path: FastPath
     trust: Sequence[str]
 
 
@@ -60,7 +60,7 @@ def build_optimizer(
         model,
         world.flat_mesh() if cfg.distributed.strategy == "ddp" else None,
         world.device,
-        fast_path.optimizer,
+        fast_path,
         trust,
     )
     rules = RULES.get(aliases.present_name(target.name), _rules_as_named)(section)
@@ -72,7 +72,7 @@ def _adamw_rules(section: OptimizerSection) -> Rules:
     arguments = {"lr": DEFAULT_LR, "weight_decay": DEFAULT_WEIGHT_DECAY, **section.arguments}
     tables = arguments.pop("decay_embeddings", False)
     if arguments.get("fused") is None:
-        arguments["fused"] = section.kernel == "fused"
+        arguments["fused"] = section.path.optimizer == "fused"
     build = partial(_build_adamw, section, arguments)
     rule = UpdateRule(build, arguments["lr"], float(arguments["weight_decay"]))
     return same_rule(rule, decay_embeddings=tables)
@@ -89,8 +89,8 @@ def _build_adamw(section: OptimizerSection, arguments: Mapping[str, Any], groups
 
 
 def _muon_rules(section: OptimizerSection) -> Rules:
-    make = muon_adamw(**section.arguments)
-    return make(section.model, section.mesh, fused=section.kernel == "fused")
+    make = muon_adamw(**{**section.arguments, "orthogonalization_dtype": section.path.orthogonalization})
+    return make(section.model, section.mesh, fused=section.path.optimizer == "fused")
 
 
 def _rules_as_named(section: OptimizerSection) -> Rules:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from automodel_cli import device
 from automodel_cli.assembly.machine import fast_path
 from automodel_cli.assembly.machine.fast_path import choose_fast_path
 from automodel_cli.assembly.training_length import TrainingLength
@@ -39,6 +40,7 @@ def test_stored_choices_hold(tiny_training):
         "head_loss": "chunked",
         "attention": "model",
         "optimizer": "foreach",
+        "orthogonalization": "none",
         "fp8": {"recipe": "off"},
         "threads": 77,
         "processes": 1,
@@ -104,3 +106,28 @@ def test_the_model_section_wins_over_a_stored_kernel(tiny_training, monkeypatch)
     monkeypatch.setattr(attention_kernels, "is_here", lambda kernel, device: True)
     assert chosen(tiny_training, {"attention": "flash"}).attention == "flash"
     assert chosen(tiny_training, {"attention": "flash"}, attn_implementation="sdpa").attention == "model"
+
+
+MUON = ("optimizer._target_=muon_adamw", "optimizer.lr=0.02")
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16")],
+)
+def test_matrices_are_orthogonalized_in_what_the_cpu_computes_fast(tiny_training, monkeypatch, features, expected):
+    monkeypatch.setattr(device, "cpu_features", lambda: frozenset(features))
+    assert chosen(tiny_training, None, overrides=MUON).orthogonalization == expected
+    other = "float32" if expected == "bfloat16" else "bfloat16"
+    assert chosen(tiny_training, {"orthogonalization": other}, overrides=MUON).orthogonalization == other
+    named = (*MUON, f"optimizer.orthogonalization_dtype={other}")
+    assert chosen(tiny_training, {"orthogonalization": expected}, overrides=named).orthogonalization == other
+
+
+def test_a_run_from_before_there_was_a_choice_goes_on_in_bfloat16(tiny_training, monkeypatch):
+    monkeypatch.setattr(device, "cpu_features", lambda: frozenset({"avx2"}))
+    assert chosen(tiny_training, {"precision": "fp32"}, overrides=MUON).orthogonalization == "bfloat16"
+
+
+def test_only_muon_orthogonalizes(tiny_training):
+    assert chosen(tiny_training, None).orthogonalization == "none"

@@ -22,7 +22,7 @@ from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.layers import attention_kernels, fp8
 from automodel_cli.train.loss_choice import pick_loss
-from automodel_cli.train.optimizers import ADAMW, pick_kernel
+from automodel_cli.train.optimizers import ADAMW, MUON_ADAMW, pick_kernel
 
 _AS_STORED = "as stored with the run"
 _KERNEL_KEYS = frozenset({"fused", "foreach", "differentiable"})
@@ -46,6 +46,7 @@ class FastPath(StepPath):
     compile_mode: str  # torch.compile's
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
     optimizer: str  # AdamW's kernel: fused, foreach or loop; own: another optimizer
+    orthogonalization: str  # Muon's: bfloat16 or float32; none: another optimizer
     threads: int
     processes: int
     fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.layers.fp8.convert
@@ -97,6 +98,7 @@ def choose_fast_path(
         compile_mode=choices.compile_mode(),
         attention=choices.attention(),
         optimizer=choices.optimizer(),
+        orthogonalization=choices.orthogonalization(),
         threads=int(choices.stored.get("threads", 0) if same else 0) or torch.get_num_threads(),
         processes=processes,
         fp8=choices.fp8(),
@@ -203,11 +205,25 @@ class Choices:
 
     def optimizer(self) -> str:
         """AdamW's kernel, or own."""
-        section = self.cfg.optimizer or Target(ADAMW[0])
-        name = present_name(section.name)
-        chosen = pick_kernel(self.device.type, name, section.arguments)
-        is_named = name not in ADAMW or not _KERNEL_KEYS.isdisjoint(section.arguments)
+        name, arguments = self._optimizer()
+        chosen = pick_kernel(self.device.type, name, arguments)
+        is_named = name not in ADAMW or not _KERNEL_KEYS.isdisjoint(arguments)
         return str(self.take("optimizer", chosen, configured=is_named))
+
+    def orthogonalization(self) -> str:
+        """bfloat16 or float32, as Muon's matrices are orthogonalized; none without Muon."""
+        name, arguments = self._optimizer()
+        if name != MUON_ADAMW:
+            return str(self.take("orthogonalization", ("none", "no Muon"), configured=True))
+        wanted = str(arguments.get("orthogonalization_dtype", "auto"))
+        chosen = this_machine.choose_orthogonalization(wanted, self.device)
+        if self.stored and "orthogonalization" not in self.stored and wanted == "auto":
+            chosen = "bfloat16", "as in all runs of the version that began this one"
+        return str(self.take("orthogonalization", chosen, configured=wanted != "auto"))
+
+    def _optimizer(self) -> tuple[str, Mapping[str, Any]]:
+        section = self.cfg.optimizer or Target(ADAMW[0])
+        return present_name(section.name), section.arguments
 
     def fp8(self) -> Mapping[str, Any]:
         """What of fp8; as stored too it is refused where it cannot be."""

@@ -192,8 +192,15 @@ def _fast_path_rows(plan: RunPlan) -> Rows:
         ("compile", _compile_words(path)),
         *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
         ("optimizer", f"{path.optimizer} kernel ({why['optimizer']})"),
+        *_orthogonalization_rows(path),
         ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
     ]
+
+
+def _orthogonalization_rows(path: FastPath) -> Rows:
+    if path.orthogonalization == "none":
+        return []
+    return [("matrices", f"orthogonalized in {path.orthogonalization} ({path.reasons['orthogonalization']})")]
 
 
 def _compile_words(path: FastPath) -> str:

@@ -21,7 +21,7 @@ class MuonArguments:
         nesterov: look one gradient ahead.
         orthogonalization: polar_express (Amsel et al. 2025, arXiv 2505.16932) or newton_schulz (Jordan et al. 2024).
         orthogonalization_steps: matrix products in a row: three for each step.
-        orthogonalization_dtype: bfloat16, or float32 for comparisons.
+        orthogonalization_dtype: bfloat16 or float32; auto: bfloat16 where the device computes it fast.
         epsilon: the smallest norm of a matrix that is divided by.
         normuon_beta2: evens out the size of updates among outputs, with this running mean of their squares
             (NorMuon, Li et al. 2025, arXiv 2510.05491: 0.95); null: plain Muon.
@@ -45,7 +45,7 @@ class MuonArguments:
     nesterov: bool = True
     orthogonalization: Literal["polar_express", "newton_schulz"] = "polar_express"
     orthogonalization_steps: int = 5
-    orthogonalization_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    orthogonalization_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     epsilon: float = 1e-7
     normuon_beta2: float | None = None
     adjust_lr: Literal["keller", "spectral_norm", "rms_norm"] = "keller"

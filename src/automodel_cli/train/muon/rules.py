@@ -41,6 +41,7 @@ def _rules(
     named = dict(model.named_parameters())
     layouts: dict[Tensor, MatrixLayout] = {named[name]: layout for name, layout in model.matrix_layouts().items()}
     build = partial(MuonAdamW, layouts=layouts, mesh=mesh)
+    own = arguments.orthogonalization_dtype  # auto: a run has chosen before
     matrices = {
         "rule": "muon",
         "momentum": arguments.momentum,
@@ -51,7 +52,7 @@ def _rules(
         "method": arguments.orthogonalization,
         "steps": arguments.orthogonalization_steps,
         "epsilon": arguments.epsilon,
-        "dtype": arguments.orthogonalization_dtype,
+        "dtype": "bfloat16" if own == "auto" else own,
         "beta2": arguments.normuon_beta2,
         "adjust_lr": arguments.adjust_lr,
     }
