@@ -1,4 +1,4 @@
-"""An update of muon_adamw: stacked, against one matrix at a time and torch's Muon; and its share of a training step.
+"""An update of muon_adamw: stacked, against one matrix at a time, fp32 and torch's Muon; its share of a training step.
 
     python benchmarks/muon.py [--rounds 5] [--layers 12] [--width 256] [--threads N]
 
@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 
 from automodel_cli.batch import Batch
+from automodel_cli.device import choose_orthogonalization, choose_precision
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.train.losses import MaskedCrossEntropy
 from automodel_cli.train.muon.optimizer import MuonAdamW
@@ -46,27 +48,32 @@ def matrices_of(model: GPT2) -> list[torch.nn.Parameter]:
 
 
 def updates(model: GPT2) -> dict[str, Callable[[], object]]:
-    """One update of all matrices, several ways; five steps of the same polynomial in bfloat16."""
+    """One update of all matrices, several ways; five steps of the same polynomial, in bfloat16 where not named."""
     settings = {"method": "newton_schulz", "lr": 1e-4}
     stacked = MuonAdamW(matrices_of(model), **settings)  # type: ignore[arg-type]
     single = [MuonAdamW([one], **settings) for one in matrices_of(model)]  # type: ignore[arg-type]
+    in_float32 = MuonAdamW(matrices_of(model), dtype="float32", **settings)  # type: ignore[arg-type]
     torchs = torch.optim.Muon(matrices_of(model), lr=1e-4)
     return {
         "stacked": stacked.step,
         "one at a time": lambda: [one.step() for one in single],
+        "stacked, float32": in_float32.step,
         "torch.optim.Muon": torchs.step,
     }
 
 
 def steps(model: GPT2) -> dict[str, Callable[[], object]]:
-    """Whole training steps, bf16 autocast."""
+    """Whole training steps, in what this machine computes fast."""
+    device = torch.device("cpu")
+    dtype = autocast_dtype(choose_precision("auto", device)[0])
     ids = torch.randint(0, VOCAB, (ROWS, TOKENS + 1), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-    muon = build_optimizer(model, muon_adamw()(model, fused=True))
+    arguments = {"orthogonalization_dtype": choose_orthogonalization("auto", device)[0]}
+    muon = build_optimizer(model, muon_adamw(**arguments)(model, fused=True))
     adamw = build_optimizer(model, same_rule(UpdateRule(build_adamw, 1e-4, 0.1)))
 
     def run(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-        return lambda: train_step(model, MaskedCrossEntropy(), optimizer, [batch], autocast_dtype=torch.bfloat16)
+        return lambda: train_step(model, MaskedCrossEntropy(), optimizer, [batch], autocast_dtype=dtype)
 
     return {"step with muon_adamw": run(muon), "step with AdamW": run(adamw), "muon_adamw alone": muon.step}
 
