@@ -225,10 +225,10 @@ def _notes_on_outliers(found: Analysis) -> list[str]:
 
 def _notes_on_form(found: Analysis) -> list[str]:
     """Where the best loss of a budget is clearly not the law's: runs lie on curves, but not on curves of this form."""
-    good = [one for one in found.parabolas if one.flag == "ok"]
+    best = [(one, float(found.optimum(one.budget).loss.value)) for one in found.parabolas if one.flag == "ok"]
+    good, law = [one for one, loss in best if np.isfinite(loss)], [loss for _, loss in best if np.isfinite(loss)]
     if not good:
         return []
-    law = [float(found.optimum(one.budget).loss.value) for one in good]
     off = np.log([one.loss for one in good]) - np.log(law)
     worst = int(np.argmax(np.abs(off)))
     scatter = _scatter_about_parabolas(found)
