@@ -107,7 +107,8 @@ class Analysis:
 
     def vertex(self, number: int) -> Interval:
         """N at the vertex of a budget's parabola."""
-        resampled = np.exp(self.vertices.log_params[:, number])
+        with np.errstate(over="ignore"):  # a resample whose parabola is nearly a line
+            resampled = np.exp(self.vertices.log_params[:, number])
         return Interval.of(self.parabolas[number].params, resampled, self.level)
 
     def optimum(self, budget: float) -> Optimum:
@@ -225,10 +226,12 @@ def _notes_on_outliers(found: Analysis) -> list[str]:
 
 def _notes_on_form(found: Analysis) -> list[str]:
     """Where the best loss of a budget is clearly not the law's: runs lie on curves, but not on curves of this form."""
-    best = [(one, float(found.optimum(one.budget).loss.value)) for one in found.parabolas if one.flag == "ok"]
-    good, law = [one for one, loss in best if np.isfinite(loss)], [loss for _, loss in best if np.isfinite(loss)]
-    if not good:
+    ok = [one for one in found.parabolas if one.flag == "ok" and one.loss > 0]
+    best = [(one, float(found.optimum(one.budget).loss.value)) for one in ok]
+    best = [(one, loss) for one, loss in best if np.isfinite(loss)]
+    if not best:
         return []
+    good, law = zip(*best, strict=True)
     off = np.log([one.loss for one in good]) - np.log(law)
     worst = int(np.argmax(np.abs(off)))
     scatter = _scatter_about_parabolas(found)
@@ -258,8 +261,9 @@ def _scatter_about_parabolas(found: Analysis) -> float:
     points, squares, spare = found.points, 0.0, 0
     for number, one in enumerate(found.parabolas):
         mine = points.of_budget(number)
-        if one.flag == "ok" and mine.sum() > 3:
-            squares += float((np.log(points.loss[mine] / one.at(points.params[mine])) ** 2).sum())
+        fitted = one.at(points.params[mine])
+        if one.flag == "ok" and mine.sum() > 3 and (fitted > 0).all():
+            squares += float((np.log(points.loss[mine] / fitted) ** 2).sum())
             spare += int(mine.sum()) - 3
     return float(np.sqrt(squares / spare)) if spare else 0.0
 
@@ -275,9 +279,10 @@ def _notes_on_parabolas(found: Analysis) -> list[str]:
     bias = found.bias
     if bias.is_notable:
         ratios = bias.size_ratios[np.isfinite(bias.size_ratios)]
+        sizes = f", and {_range(ratios)} times the best size" if ratios.size else ""
         notes.append(
             f"parabolas are biased on this grid: for points exactly on the fitted law they give N_opt ~ "
-            f"C^{bias.exponent:.3f} where it is C^{bias.law_exponent:.3f}, and {_range(ratios)} times the best size "
+            f"C^{bias.exponent:.3f} where it is C^{bias.law_exponent:.3f}{sizes} "
             f"(wide or off-center sizes, alpha != beta: {BIAS_SOURCE}); prefer the law's"
         )
     return notes

@@ -178,6 +178,10 @@ def _refuse_keys(fixed: Mapping[str, Any], point: Mapping[str, Any]) -> None:
     """What one of the two would quietly win over, or the run's folder over both."""
     if both := sorted(fixed.keys() & point.keys()):
         raise ConfigError(f"{both[0]} is changed in all runs (set), and varied", "leave it out of set")
+    keys = [*fixed, *point]
+    for number, key in enumerate(keys):
+        if inner := [one for one in keys[:number] if one.startswith(f"{key}.")]:
+            raise ConfigError(f"{key} replaces all of its section, {inner[0]} too", f"give {key} before {inner[0]}")
     if _RUN_FOLDER in fixed or _RUN_FOLDER in point:
         raise ConfigError(f"{_RUN_FOLDER}: each run has a folder of its own, below output_dir", "leave it out")
 
