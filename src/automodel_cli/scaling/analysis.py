@@ -17,6 +17,7 @@ from automodel_cli.scaling.bootstrap import (
     resampled_laws,
     resampled_parabolas,
 )
+from automodel_cli.scaling.joint_form import JointForm, joint_form
 from automodel_cli.scaling.law import EXPONENT_LIMITS, HUBER_DELTA, Laws, fit_law
 from automodel_cli.scaling.optima import Cost, best_size, exponents_of, fit_cost, nearest_depth
 from automodel_cli.scaling.parabolas import Parabola, PowerLaw, fit_parabolas, size_law
@@ -42,12 +43,19 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss of a model that was not among the points: of the law, and of one run with noise like the points'."""
+    """Loss of a model that was not among the points: of the law, and of one run with noise like the points'.
+
+    Attributes:
+        run_any_gamma: of one run, if the law's two terms act together (``joint_form.py``).
+        gammas: the least and the largest gamma of that form that the points do not contradict.
+    """
 
     params: float
     tokens: float
     law: Interval
     run: Interval
+    run_any_gamma: Interval
+    gammas: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,14 @@ class Analysis:
 
         noise = np.random.default_rng([self.seed, 3]).choice(noise_of_runs(self.points, self.law), self.laws.alpha.size)
         run = Interval.of(loss(self.law), loss(self.laws) * np.exp(noise), self.level)
-        return Prediction(params, tokens, self.interval(loss), run)
+        any_gamma = self.joint_form.interval_of_a_run(params, tokens, self.level)
+        return Prediction(params, tokens, self.interval(loss), run, any_gamma, self.joint_form.gammas)
+
+    @cached_property
+    def joint_form(self) -> JointForm:
+        """The fits of the form in which the two terms act together."""
+        resamples = self.laws.alpha.size
+        return joint_form(self.points, self.law, delta=self.delta, resamples=resamples, seed=self.seed)
 
     def residuals(self) -> np.ndarray:
         """log L minus the law's, of each point."""

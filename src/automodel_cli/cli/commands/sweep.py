@@ -15,7 +15,7 @@ from automodel_cli.text import plural, short
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.sweep.fit import Fit
-    from automodel_cli.scaling.analysis import Analysis
+    from automodel_cli.scaling.analysis import Analysis, Prediction
     from automodel_cli.scaling.bootstrap import Interval
 
 _EXPONENTS = {
@@ -146,12 +146,15 @@ def _show_optima(found: Fit) -> None:
 def _show_predictions(found: Fit) -> None:
     if not found.predictions:
         return
-    rows = [
-        (short(one.params), short(one.tokens), *_cells(one.law, ".4f"), _range(one.run, ".4f"))
-        for one in found.predictions
-    ]
-    headings = ("params", "tokens", "loss", "interval", "interval of a run")
+    rows = [(short(one.params), short(one.tokens), *_cells(one.law, ".4f"), *_runs(one)) for one in found.predictions]
+    low, high = found.predictions[0].gammas
+    gammas = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    headings = ("params", "tokens", "loss", "interval", "interval of a run", f"the same for gamma {gammas}")
     console.table("\npredictions of the law", headings, rows, right=headings[:3])
+
+
+def _runs(one: Prediction) -> tuple[str, str]:
+    return _range(one.run, ".4f"), _range(one.run_any_gamma, ".4f")
 
 
 def _show_back_test(found: Analysis) -> None:
