@@ -144,7 +144,7 @@ class Analysis:
 
         noise = np.random.default_rng([self.seed, 3]).choice(noise_of_runs(self.points, self.law), self.laws.alpha.size)
         run = Interval.of(loss(self.law), loss(self.laws) * np.exp(noise), self.level)
-        any_gamma = self.joint_form.interval_of_a_run(params, tokens, self.level)
+        any_gamma = self.joint_form.interval_of_a_run(params, tokens, self.level, run)
         return Prediction(params, tokens, self.interval(loss), run, any_gamma, self.joint_form.gammas)
 
     @cached_property

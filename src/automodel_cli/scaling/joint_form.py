@@ -43,24 +43,29 @@ class JointFit:
 
 @dataclass(frozen=True)
 class JointForm:
-    """Fits with each gamma, the gammas that the points do not contradict, and their resamples ``[resamples, 5]``."""
+    """Fits with each gamma; which of them the points do not contradict; of these below 1, resamples ``[number, 5]``."""
 
     points: Points
     fits: tuple[JointFit, ...]
+    kept: tuple[float, ...]
     resamples: dict[float, np.ndarray]
     seed: int
 
     @property
     def gammas(self) -> tuple[float, float]:
         """The least and the largest that the points do not contradict."""
-        return min(self.resamples), max(self.resamples)
+        return min(self.kept), max(self.kept)
 
-    def interval_of_a_run(self, params: float, tokens: float, level: float) -> Interval:
-        """The loss of one run with noise like the points', whatever gamma is; the value is that of the best gamma."""
+    def interval_of_a_run(self, params: float, tokens: float, level: float, with_gamma_1: Interval) -> Interval:
+        """The loss of one run with noise like the points', whatever gamma is; the value is that of the best gamma.
+
+        Args:
+            with_gamma_1: the interval of the three-term law, which is that of this form with gamma 1.
+        """
         problem = _Problem.of(self.points)
         n, d = np.log(params) - problem.center[0], np.log(tokens) - problem.center[1]
         best = min(self.fits, key=lambda one: float((one.residuals**2).sum()))
-        ends = []
+        ends = [(with_gamma_1.low, with_gamma_1.high)] if 1.0 in self.kept else []
         for one in self.fits:
             if one.gamma not in self.resamples:
                 continue
@@ -69,7 +74,7 @@ class JointForm:
             noise = one.residuals * np.sqrt(one.residuals.size / spare)
             numbers = self.resamples[one.gamma]
             losses = _loss(numbers, one.gamma, n, d) * np.exp(generator.choice(noise, len(numbers)))
-            ends.append(np.quantile(losses, [(1 - level) / 2, (1 + level) / 2]))
+            ends.append(tuple(np.quantile(losses, [(1 - level) / 2, (1 + level) / 2])))
         low, high = np.array(ends).T
         return Interval(float(_loss(best.numbers, best.gamma, n, d)), float(low.min()), float(high.max()))
 
@@ -84,11 +89,13 @@ def joint_form(points: Points, law: Laws, *, delta: float, resamples: int, seed:
         numbers, gamma_before = problem.fit(ones, start, gamma, delta), gamma
         fits.append(JointFit(gamma, numbers[0], problem.residuals(numbers, gamma)[0]))
     counts = resample_counts(points, min(resamples, _MOST_RESAMPLES), seed)
+    kept = _not_contradicted(fits)
     drawn = {
         one.gamma: problem.fit(counts, np.tile(one.numbers, (len(counts), 1)), one.gamma, delta)
-        for one in _not_contradicted(fits)
+        for one in kept
+        if one.gamma != 1.0
     }
-    return JointForm(points, tuple(fits), drawn, seed)
+    return JointForm(points, tuple(fits), tuple(one.gamma for one in kept), drawn, seed)
 
 
 def _moved(numbers: np.ndarray, ratio: float) -> np.ndarray:

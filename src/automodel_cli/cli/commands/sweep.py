@@ -15,7 +15,7 @@ from automodel_cli.text import plural, short
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.sweep.fit import Fit
-    from automodel_cli.scaling.analysis import Analysis, Prediction
+    from automodel_cli.scaling.analysis import Analysis
     from automodel_cli.scaling.bootstrap import Interval
 
 _EXPONENTS = {
@@ -146,15 +146,17 @@ def _show_optima(found: Fit) -> None:
 def _show_predictions(found: Fit) -> None:
     if not found.predictions:
         return
-    rows = [(short(one.params), short(one.tokens), *_cells(one.law, ".4f"), *_runs(one)) for one in found.predictions]
-    low, high = found.predictions[0].gammas
-    gammas = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-    headings = ("params", "tokens", "loss", "interval", "interval of a run", f"the same for gamma {gammas}")
+    rows = [
+        (short(one.params), short(one.tokens), *_cells(one.law, ".4f"), _range(one.run, ".4f"))
+        for one in found.predictions
+    ]
+    headings = ("params", "tokens", "loss", "interval", "interval of a run")
     console.table("\npredictions of the law", headings, rows, right=headings[:3])
-
-
-def _runs(one: Prediction) -> tuple[str, str]:
-    return _range(one.run, ".4f"), _range(one.run_any_gamma, ".4f")
+    least, most = found.predictions[0].gammas
+    gammas = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    wider = [(short(one.params), short(one.tokens), *_cells(one.run_any_gamma, ".4f")) for one in found.predictions]
+    title = f"\npredictions of E + (A / N^alpha + B / D^beta)^gamma, gamma {gammas}"
+    console.table(title, ("params", "tokens", "loss", "interval of a run"), wider, right=headings[:3])
 
 
 def _show_back_test(found: Analysis) -> None:
