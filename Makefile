@@ -16,17 +16,19 @@ unexport PYTHONDONTWRITEBYTECODE
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 NEEDS_TEXT := benchmarks/averages.py benchmarks/branches.py benchmarks/spikes.py benchmarks/muon_vs_adamw.py benchmarks/races.py benchmarks/stability.py benchmarks/midtraining.py benchmarks/gguf_files.py
 
-# Of `make train` and `make run-scaling-law`; what is empty is as configs/depth.yaml says.
-NGPUS      ?= 1
-MODE       ?= pretraining
+# Of `make train` and `make run-scaling-law`; what is empty is as configs/depth.yaml says. (override: also where the
+# command line has a name with nothing behind it.)
+override NGPUS := $(or $(NGPUS),1)
+override MODE := $(or $(MODE),pretraining)
 DEPTH      ?=
 TARGET_FLOPS ?=
 BATCH_SIZE ?=
 CHECKPOINT ?=
-VAL_EVALS  ?= true
-CORE_EVALS ?= false
-CHATCORE_EVALS ?= false
-SWEEP      ?= configs/scaling_law.yaml
+override VAL_EVALS := $(or $(VAL_EVALS),true)
+override CORE_EVALS := $(or $(CORE_EVALS),false)
+override CHATCORE_EVALS := $(or $(CHATCORE_EVALS),false)
+override SWEEP := $(or $(SWEEP),configs/scaling_law.yaml)
+RESULTS     = $(shell sed -n 's/^output_dir: *\([^ ]*\).*/\1/p' $(SWEEP))
 
 OVERRIDES = $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_scheduler.target_flops=$(TARGET_FLOPS)) \
   $(if $(BATCH_SIZE),step_scheduler.local_batch_size=$(BATCH_SIZE)) $(if $(CHECKPOINT),init_from=$(CHECKPOINT)) \
@@ -34,6 +36,9 @@ OVERRIDES = $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_schedu
   $(if $(filter true,$(CORE_EVALS)),evaluation.tasks=core)
 TRAIN_pretraining  = pretrain llm -c configs/depth.yaml $(OVERRIDES)
 TRAIN_mid-training = pretrain llm -c configs/midtrain_depth.yaml $(OVERRIDES)
+# the steps of configs/chat_depth.yaml say the rest themselves
+NOT_OF_ALL = $(strip $(if $(BATCH_SIZE),BATCH_SIZE) $(if $(CHECKPOINT),CHECKPOINT) \
+  $(if $(filter-out true,$(VAL_EVALS)),VAL_EVALS) $(if $(filter-out false,$(CORE_EVALS)),CORE_EVALS))
 TRAIN_all          = run configs/chat_depth.yaml $(if $(DEPTH),--set depth=$(DEPTH)) \
   $(if $(TARGET_FLOPS),--set target_flops=$(TARGET_FLOPS))
 TRAINED_mid-training = checkpoints/depth_chat
@@ -42,7 +47,7 @@ TRAINED_all          = runs/chat_depth/midtrain
 CHATCORE = eval $(TRAINED_$(MODE)) --tasks chatcore $(if $(filter with-code,$(CHATCORE_EVALS)),--allow-code-execution)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart train chat-server run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
+.PHONY: help quickstart train ddp-train environment chat-server run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,15 +58,21 @@ quickstart: $(VENV)/.installed ## install, then text -> tokens -> GPT -> score, 
 train: $(VENV)/.installed ## MODE=pretraining, mid-training or all: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS= CORE_EVALS= CHATCORE_EVALS=
 	$(if $(filter pretraining mid-training all,$(MODE)),,$(error MODE=$(MODE): pretraining, mid-training or all))
 	$(if $(filter mid-training,$(MODE)),$(if $(CHECKPOINT),,$(error MODE=mid-training needs CHECKPOINT=, the run to begin from)))
+	$(if $(filter true false,$(VAL_EVALS)),,$(error VAL_EVALS=$(VAL_EVALS): true or false))
+	$(if $(filter true false,$(CORE_EVALS)),,$(error CORE_EVALS=$(CORE_EVALS): true or false))
+	$(if $(filter all,$(MODE)),$(if $(NOT_OF_ALL),$(error MODE=all takes no $(NOT_OF_ALL): change configs/chat_depth.yaml)))
 	$(if $(filter false true with-code,$(CHATCORE_EVALS)),,$(error CHATCORE_EVALS=$(CHATCORE_EVALS): true, with-code or false))
 	$(if $(filter-out false,$(CHATCORE_EVALS)),$(if $(TRAINED_$(MODE)),,$(error CHATCORE_EVALS needs MODE=mid-training or all)))
 	$(BIN)/automodel $(TRAIN_$(MODE)) --nproc-per-node $(NGPUS)
 	$(if $(filter-out false,$(CHATCORE_EVALS)),$(BIN)/automodel $(CHATCORE) --nproc-per-node $(NGPUS))
 
+ddp-train: train # nanoGPT's name
+
 run-scaling-law: $(VENV)/.installed ## depths 6-14 x 1e18-6e18 FLOPs, then the law and its picture: NGPUS= SWEEP=
+	$(if $(RESULTS),,$(error SWEEP=$(SWEEP): no such file, or no output_dir in it))
 	$(BIN)/automodel sweep run -c $(SWEEP) --nproc-per-node $(NGPUS)
-	$(BIN)/automodel sweep fit $(basename $(SWEEP:configs/%=runs/%))
-	$(BIN)/automodel sweep plot $(basename $(SWEEP:configs/%=runs/%))
+	$(BIN)/automodel sweep fit $(RESULTS)
+	$(BIN)/automodel sweep plot $(RESULTS)
 
 chat-server: $(VENV)/.installed ## chat page and OpenAI-compatible API of a checkpoint on 127.0.0.1:8003: CHECKPOINT=
 	$(if $(CHECKPOINT),,$(error give CHECKPOINT=, a run folder, a checkpoint or a Hugging Face folder))
@@ -70,6 +81,7 @@ chat-server: $(VENV)/.installed ## chat page and OpenAI-compatible API of a chec
 gpu-status: ## what the GPUs of this machine are doing
 	@nvidia-smi || echo "no NVIDIA GPU or driver here; automodel doctor says what there is"
 
+environment: install # nanoGPT's name
 install: $(VENV)/.installed ## create .venv with the command line and all extras
 dev: $(VENV)/.dev ## the same plus what checks and tests need
 

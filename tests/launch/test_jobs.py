@@ -38,6 +38,20 @@ def test_failures_have_their_own_words_and_the_others_go_on(tmp_path):
     assert (tmp_path / "good.log").read_text().splitlines()[1:] == ["done"]
 
 
+def test_words_of_an_earlier_attempt_are_not_those_of_the_last(tmp_path):
+    """Both are in one log, which is appended to."""
+    for code, message in (
+        ("print('error: no room'); raise SystemExit(1)", "no room"),
+        ("raise SystemExit(3)", "exit code 3"),
+    ):
+        (end,) = Jobs().run(makers(tmp_path, {"a": code}))
+        assert end.message == message
+    (end,) = Jobs().run(
+        makers(tmp_path, {"a": "import os; print('error: small', flush=True); os.kill(os.getpid(), 9)"})
+    )
+    assert end.message == "killed by SIGKILL"
+
+
 def test_as_many_at_once_as_there_are_slots(tmp_path):
     waits = (
         "import os, pathlib, time\n"

@@ -65,6 +65,32 @@ def test_tokens_of_a_mixture_are_those_of_its_sources(tiny_training):
     assert found.steps == tiny_training.recipe(*words, dataset=mixture).training_length.total_steps
 
 
+def test_a_source_that_is_read_too_often_is_named(tiny_training):
+    """As the mixture itself counts: a small source of much weight repeats, though there is enough text in all."""
+    files = {"big": {"file_pattern": str(tiny_training.data / "train.bin"), "weight": 1}}
+    files["small"] = {"file_pattern": str(tiny_training.data / "val.bin"), "weight": 3}
+    mixture = {"_target_": "Mixture", "seq_len": 32, "sources": files}
+    words = ["step_scheduler.max_steps=60"]
+    found = estimate(tiny_training, *words, dataset=mixture)
+    stats = tiny_training.recipe(*words, dataset=mixture).run.loader.dataset.source_stats()
+    assert found.source_passes == {one.name: one.windows / one.available for one in stats}
+    (warning,) = found.warnings
+    assert "small 5.81 passes; beyond 4" in warning and "big" not in warning
+    stages = [{"until": 0.5, "weights": {"big": 1}}, {"until": 1}]
+    half = estimate(tiny_training, *words, dataset={**mixture, "stages": stages}).source_passes
+    assert half["small"] == pytest.approx(found.source_passes["small"] / 2, rel=0.02)
+    assert estimate(tiny_training, *words).source_passes == {}
+
+
+def test_an_update_has_to_come_out_even_on_the_gpus(tiny_training):
+    with pytest.raises(ConfigError, match="not a multiple of local_batch_size 4 x 3 data-parallel ranks"):
+        estimate(tiny_training, options=PlanOptions(num_gpus=3))
+    with pytest.raises(ConfigError, match="not a multiple"):
+        estimate(tiny_training, "step_scheduler.local_batch_size=auto", options=PlanOptions(num_gpus=16))
+    words = ["distributed.strategy=fsdp2", "distributed.tp_size=3"]
+    assert estimate(tiny_training, *words, options=PlanOptions(num_gpus=6)).memory
+
+
 def test_data_that_are_not_there_are_needed_only_for_a_length_by_them(tiny_training):
     gone = "dataset.file_pattern=gone/*.bin"
     found = estimate(tiny_training, gone, "step_scheduler.max_tokens=10K")
@@ -102,6 +128,8 @@ def test_a_run_by_time_is_as_long_as_the_gpu_makes_it(tiny_training):
     assert found.time.hours * 60 == pytest.approx(2, rel=1e-3)
     with pytest.raises(ConfigError, match="max_minutes 2 says no number of updates"):
         estimate(tiny_training, *timed)
+    with pytest.raises(ConfigError, match="max_minutes 1e-09 is less than one update takes"):
+        estimate(tiny_training, *timed, "step_scheduler.max_minutes=1e-9", options=PlanOptions(gpu="H100"))
 
 
 def test_schedules_count_and_are_checked(tiny_training):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tests.scaling.surfaces import surface
 
 from automodel_cli.scaling.analysis import analyze
+from automodel_cli.scaling.report import as_json
 
 DOUBT = "the law does not describe these points"
 
@@ -29,3 +31,15 @@ def test_losses_that_fall_ever_faster_are_no_law():
     assert np.isfinite(faster.loss).all()
     (doubt,) = doubts(faster)
     assert "do not extrapolate" in doubt
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_losses_that_follow_nothing_have_doubts_and_no_nan(seed):
+    """Laws without a term, parabolas on their heads, no vertex at all: all of it is said, and nothing else."""
+    points, generator = surface(sizes=5), np.random.default_rng(seed)
+    losses = generator.uniform(2, 4, len(points)) if seed % 2 else 3 * np.exp(generator.standard_normal(len(points)))
+    found = analyze(points.with_loss(losses), resamples=4)
+    notes = found.notes()
+    assert notes and not any("nan" in note for note in notes)
+    json.dumps(as_json(found, [found.optimum(1e20)], [found.predict(1e9, 1e10)]))

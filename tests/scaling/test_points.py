@@ -64,6 +64,13 @@ def test_outliers_and_conditions(tmp_path):
         (HEADER + "-1e8,2e9,3,1e18\n", "line 2: params is '-1e8'"),
         (HEADER + "1e8,2e9,3\n", "line 2: budget is missing"),
         (HEADER + "1e8,2e9,0,0\n", r"line 2: loss is '0'.* \(and 1 more\)"),
+        (HEADER + "1e8,2e9,1e300,1e18\n", r"line 2: loss is '1e300', expected a number above 0 \(and below 1e\+30\)"),
+        (HEADER + "1e8,2e9,1e-300,1e18\n", "line 2: loss is '1e-300'"),
+        (HEADER + "1_0,2e9,3,1e18\n", "line 2: params is '1_0'"),
+        ("params,tokens,loss\n1e8,2e9,3,14\n", "line 2: 4 values in 3 columns"),  # a decimal comma
+        ("params,params,tokens,loss\n1,1e8,2e9,3\n", "has the column params twice"),
+        ("params;tokens;loss\n1e8;2e9;3\n", "no column params_scaling or params; it has params;tokens;loss"),
+        ("params,tokens,loss\n" + "1e8,2e9,3\n" * 10_001, "has 10,001 points, at most 10,000 are fitted"),
         ("params,loss\n1e8,3\n", "has no column tokens; it has params, loss"),
         ("1e8,2e9,3\n1e8,2e9,3\n", "has no column params_scaling or params"),
         (HEADER, "has no rows"),
@@ -103,6 +110,15 @@ def test_rows_come_back(tmp_path):
     append_row(tmp_path, first)
     append_row(tmp_path, second)
     assert list(read_rows(tmp_path / RESULTS_NAME).items()) == [(1, first), (2, second)]
+
+
+def test_runs_of_two_recipes_are_told(tmp_path):
+    for number, recipe in enumerate(["aaaa", "aaaa", "bbbb"]):
+        append_row(tmp_path, row(id=f"d{number}", recipe=recipe))
+    (note,) = read_points(tmp_path).notes
+    assert "2 recipes" in note and "--where recipe=NAME takes one of aaaa, bbbb" in note
+    one = read_points(tmp_path, where=["recipe=aaaa"])
+    assert len(one) == 2 and one.notes == ("1 row left out by --where",)
 
 
 def test_the_last_row_of_an_id_counts(tmp_path):

@@ -136,8 +136,8 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a program that this error ends."""
-    return error.exit_code if isinstance(error, AutomodelError) else 1
+    """The exit code of a program that this error ends; a command for which 1 says something else sets its own."""
+    return int(getattr(error, "exit_code", 1))
 
 
 def message_and_hint(error: BaseException) -> tuple[str, str]:

@@ -46,6 +46,7 @@ class JobEnd:
     job: Job
     code: int  # as subprocess gives it: negative is the signal that killed it
     was_stopped: bool  # asked to by a signal, so that the same command goes on later
+    log_began: int = 0  # where its own lines begin in the log, after those of earlier attempts
 
     @property
     def failed(self) -> bool:
@@ -54,12 +55,14 @@ class JobEnd:
 
     @property
     def message(self) -> str:
-        """Its own last words: the error in its log, else its exit code."""
-        code = f"exit code {self.code}" if self.code >= 0 else f"killed by {signal.Signals(-self.code).name}"
+        """Its own last words: the signal that killed it, else the error in its log, else its exit code."""
+        if self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}"
+        code = f"exit code {self.code}"
         if self.job.log is None:
             return code
         with self.job.log.open("rb") as handle:
-            handle.seek(max(0, self.job.log.stat().st_size - _LOG_TAIL_BYTES))
+            handle.seek(max(self.log_began, self.job.log.stat().st_size - _LOG_TAIL_BYTES))
             lines = handle.read().decode("utf-8", "replace").splitlines()
         errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
         return errors[-1].strip() if errors else code
@@ -71,6 +74,7 @@ class _Running:
     def __init__(self, job: Job, slot: int) -> None:
         self.job, self.slot = job, slot
         environment = {**without_launcher(os.environ), **job.environment, LAUNCHER_VARIABLE: str(os.getpid())}
+        self.log_began = job.log.stat().st_size if job.log is not None and job.log.exists() else 0
         with _opened(job) as log:
             self.process = subprocess.Popen(
                 job.command,
@@ -173,7 +177,7 @@ class Jobs:
             self._running.remove(one)
             code = one.process.returncode
             by_us = self.stopped is not None and (code in _STOPPED_BY_SIGNAL or code == -signal.SIGKILL)
-            yield JobEnd(one.job, code, was_stopped=by_us or code == EXIT_PREEMPTED)
+            yield JobEnd(one.job, code, by_us or code == EXIT_PREEMPTED, one.log_began)
 
     def _kill_the_late(self) -> None:
         if time.monotonic() > self._deadline:

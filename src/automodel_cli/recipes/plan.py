@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly.token_counts import TokenCounts, count_tokens, passes_by_source
 from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.config.horizon import Horizon, batches_of, configured_seq_len, horizon_of, row_lengths_of
 from automodel_cli.config.schema.options import PlanOptions
@@ -15,16 +15,10 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.own_models import SizedModel, own_model
 from automodel_cli.config.targets.target import Target
-from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path, inspect_prefix
-from automodel_cli.data.arguments import MegatronArguments
-from automodel_cli.data.files.token_files import open_token_files
-from automodel_cli.data.megatron.gpt_index import parse_split
-from automodel_cli.data.megatron.paths import read_paths
-from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.data.sampler import grad_accum_steps
+from automodel_cli.errors import ConfigError
 from automodel_cli.sizing.memory import StepPlan, moments_of, peak_memory
 from automodel_cli.sizing.shape import ParamCounts, flops_per_token
-from automodel_cli.storage.cache.local_view import LocalView
-from automodel_cli.storage.cache.settings import use_cache
 from automodel_cli.text import plural
 
 CARDS_GIB = (8, 12, 24, 80)
@@ -76,6 +70,7 @@ class RunEstimate:
     tokens_per_param: float
     data_tokens: int | None
     epochs: float | None
+    source_passes: dict[str, float]  # how often each source of a mixture is read
     missing: str
     memory: tuple[Fit, ...]
     time: Time | None
@@ -88,13 +83,21 @@ class RunEstimate:
     @property
     def warnings(self) -> list[str]:
         """What a reader should not miss."""
-        if self.epochs is None or self.epochs <= 1:
-            return []
-        more = f"; beyond {FEW_EPOCHS} passes repeated tokens teach little" if self.epochs > FEW_EPOCHS else ""
-        return [
-            f"the data repeat: {self.tokens:,} tokens are needed and {self.data_tokens:,} are there "
-            f"({count(self.epochs)} passes){more}"
-        ]
+        found = []
+        if self.epochs is not None and self.epochs > 1:
+            found.append(
+                f"the data repeat: {self.tokens:,} tokens are needed and {self.data_tokens:,} are there "
+                f"({count(self.epochs)} passes){_too_often(self.epochs)}"
+            )
+        repeated = {name: passes for name, passes in self.source_passes.items() if passes > 1}
+        if repeated:
+            words = ", ".join(f"{name} {count(passes)} passes" for name, passes in repeated.items())
+            found.append(f"sources repeat, by their weights: {words}{_too_often(max(repeated.values()))}")
+        return found
+
+
+def _too_often(passes: float) -> str:
+    return f"; beyond {FEW_EPOCHS} passes repeated tokens teach little" if passes > FEW_EPOCHS else ""
 
 
 def count(number: float) -> str:
@@ -117,9 +120,10 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
             "use automodel pretrain llm --dry-run",
         )
     sizes = batches_of(cfg)
+    _check_micro_batches(cfg, options.num_gpus)
     row_lengths_of(cfg, seq_len)  # which refuses what means nothing
     rows = sizes.last
-    data = _find_data(cfg, seq_len)
+    data = count_tokens(cfg, seq_len)
     horizon = horizon_of(cfg)
     if horizon.timed:
         steps, why = _timed_steps(options, horizon, flops * seq_len, sizes), horizon.reason
@@ -141,6 +145,7 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
         tokens_per_param=tokens / model.counts().scaling,
         data_tokens=data.tokens,
         epochs=tokens / data.tokens if data.tokens else None,
+        source_passes=passes_by_source(cfg, data, steps, sizes),
         missing=data.missing,
         memory=tuple(_fit(cfg, model, seq_len, options.num_gpus, card) for card in CARDS_GIB),
         time=_time(options, flops, tokens),
@@ -148,46 +153,17 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
     )
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The training files: tokens and samples of one pass, None where they are not there."""
+def _check_micro_batches(cfg: PretrainConfig, num_gpus: int) -> None:
+    """See that an update comes out even on so many GPUs, as the run will.
 
-    tokens: int | None = None
-    samples: int | None = None
-    missing: str = ""
-
-
-def _find_data(cfg: PretrainConfig, seq_len: int) -> _Data:
-    use_cache(cfg.data_cache.settings)
-    given = cfg.dataset.arguments
-    sources = given.get("sources")
-    sections = list(sources.values()) if isinstance(sources, Mapping) else [given]  # of a mixture, or one data set
-    if not all(isinstance(one, Mapping) and one.keys() & {"file_pattern", "paths"} for one in sections):
-        return _Data(missing=f"{cfg.dataset.name} is not made of token files")
-    try:
-        counts = [_counted(one, seq_len) for one in sections]
-    except AutomodelError as error:
-        return _Data(missing=error.message)
-    return _Data(sum(tokens for tokens, _ in counts), sum(samples for _, samples in counts))
-
-
-def _counted(given: Mapping[str, Any], seq_len: int) -> tuple[int, int]:
-    """Tokens and samples of one pass over a data set's files."""
-    if "file_pattern" in given:
-        found = open_token_files(given["file_pattern"], raw_dtype=given.get("raw_dtype"))
-        sizes = [one.num_tokens for one in found.files]
-        return sum(sizes), sum((size - 1) // seq_len for size in sizes)
-    tokens = _megatron_tokens(given["paths"], given.get("split", MegatronArguments.split))
-    return tokens, tokens // seq_len
-
-
-def _megatron_tokens(paths: Any, split: Any) -> int:
-    """Tokens for training; by its share, where files are divided."""
-    blend = read_paths(paths, "train", view := LocalView())
-    view.fetch(map(idx_path, blend.prefixes))
-    tokens = sum(inspect_prefix(prefix, view.object(bin_path(prefix))).num_tokens for prefix in blend.prefixes)
-    low, high = (0.0, 1.0) if blend.own_files else parse_split(split)[0] or (0.0, 0.0)
-    return round((high - low) * tokens)
+    Raises:
+        ConfigError: it does not.
+    """
+    section, scheduler = cfg.distributed, cfg.step_scheduler
+    ranks = max(1, num_gpus // (section.tp_size * section.cp_size * section.pp_size))
+    rows = 1 if scheduler.local_batch_size == "auto" else scheduler.local_batch_size
+    for size in scheduler.global_batch_sizes:
+        grad_accum_steps(size, rows, ranks)
 
 
 def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_sample: int, sizes: BatchSizes) -> int:
@@ -197,10 +173,17 @@ def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_sample: int, 
             f"step_scheduler.{horizon.reason} says no number of updates",
             "give minutes and --gpu NAME for an estimate, or another horizon",
         )
-    return max(1, sizes.updates(int(horizon.seconds * _flops_per_s(options) // flops_per_sample)))
+    steps = sizes.updates(int(horizon.seconds * _flops_per_s(options) // flops_per_sample))
+    if not steps:
+        each = sizes.at(0) * flops_per_sample / _flops_per_s(options)
+        raise ConfigError(
+            f"step_scheduler.{horizon.reason} is less than one update takes, about {each:.3g} s",
+            "raise it, or lower step_scheduler.global_batch_size",
+        )
+    return steps
 
 
-def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, sizes: BatchSizes) -> tuple[int, str]:
+def _steps(cfg: PretrainConfig, horizon: Horizon, data: TokenCounts, sizes: BatchSizes) -> tuple[int, str]:
     """Updates, and why so many."""
     epochs = cfg.step_scheduler.num_epochs
     of_data = None if data.samples is None else sizes.updates((epochs or 1) * data.samples)

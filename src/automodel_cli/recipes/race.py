@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.sweeps.plan import SEED, PlannedRun, plan_run
-from automodel_cli.assembly.sweeps.runner import Runner
+from automodel_cli.assembly.sweeps.runner import Runner, rows_so_far, state_of
 from automodel_cli.config.schema.sweep import RaceConfig
 from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError
 from automodel_cli.files import exclusive_lock, make_folder
@@ -23,7 +23,7 @@ _EXIT_CODES = {"better": 0, "worse": 1, "no difference found": 3}
 
 
 class RaceFailed(AutomodelError):
-    """A run of a race failed or has no such metric; 1 would say that B is worse."""
+    """A run of a race failed, or leaves nothing to compare."""
 
     exit_code = 4
 
@@ -42,7 +42,7 @@ class Raced:
     def finding(self) -> Finding:
         """What the pairs say: gains of B as shares of A's result, above 0 where B is better."""
         sign = 1 if self.metric == "core" else -1  # of losses less is better
-        gains = [sign * (b - a) / abs(a) for a, b in self.pairs.values()]
+        gains = [sign * (b - a) / abs(a) for a, b in self.pairs.values()]  # ``_results`` lets no a of 0 in
         return judge(gains, alpha=self.alpha, margin=self.margin)
 
     @property
@@ -68,9 +68,13 @@ def run(cfg: RaceConfig, launch: Mapping[str, str], reporter: Reporter | None = 
     make_folder(folder)
     with exclusive_lock(folder / _LOCK, busy=f"another process works on the race in {folder}"):
         runner = Runner(folder, cfg, {**cfg.launch, **launch}, reporter)
-        for seed in _in_time(seeds, cfg.minutes):
+        clock, made = _Clock(cfg.minutes), rows_so_far(folder)
+        for seed in seeds:
             pair = _pair(cfg, folder, seed)
+            if not (all(state_of(one, made) == "finished" for one in pair) or clock.has_time()):
+                break
             rows = {row.id: row for row in runner.make(pair)}
+            clock.count(sum(row.wall_s or 0.0 for row in rows.values()) / min(cfg.jobs, len(pair)))
             if runner.interrupted:
                 raced.interrupted = True
                 break
@@ -88,15 +92,19 @@ def _pair(cfg: RaceConfig, folder: Path, seed: int) -> list[PlannedRun]:
     ]
 
 
-def _in_time(seeds: Iterable[int], minutes: float | None) -> Iterator[int]:
-    """Seeds, as long as a pair like the longest so far would end in time; the first always."""
-    started, longest_s = time.monotonic(), 0.0
-    for seed in seeds:
-        began = time.monotonic()
-        if longest_s and minutes is not None and began - started + longest_s > 60 * minutes:
-            return
-        yield seed
-        longest_s = max(longest_s, time.monotonic() - began)
+class _Clock:
+    """Whether a pair like the longest so far, of an earlier call too, would still end in time."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._ends = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._longest_s = 0.0
+
+    def has_time(self) -> bool:
+        return not self._longest_s or time.monotonic() + self._longest_s <= self._ends
+
+    def count(self, seconds: float) -> None:
+        """A pair took so long, now or in an earlier call."""
+        self._longest_s = max(self._longest_s, seconds)
 
 
 def _results(cfg: RaceConfig, pair: list[PlannedRun], rows: Mapping[str, ResultRow]) -> tuple[float, float]:
@@ -106,6 +114,8 @@ def _results(cfg: RaceConfig, pair: list[PlannedRun], rows: Mapping[str, ResultR
         if getattr(rows[one.id], cfg.metric) is None:
             raise RaceFailed(f"{one.id} has no {cfg.metric}", "choose another --metric")
     a, b = (float(getattr(rows[one.id], cfg.metric)) for one in pair)
+    if a == 0:
+        raise RaceFailed(f"{cfg.metric} of {pair[0].id} is 0, and gains are shares of it", "choose another --metric")
     return a, b
 
 

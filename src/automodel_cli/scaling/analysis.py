@@ -17,6 +17,7 @@ from automodel_cli.scaling.bootstrap import (
     resampled_laws,
     resampled_parabolas,
 )
+from automodel_cli.scaling.joint_form import JointForm, joint_form
 from automodel_cli.scaling.law import EXPONENT_LIMITS, HUBER_DELTA, Laws, fit_law
 from automodel_cli.scaling.optima import Cost, best_size, exponents_of, fit_cost, nearest_depth
 from automodel_cli.scaling.parabolas import Parabola, PowerLaw, fit_parabolas, size_law
@@ -42,12 +43,19 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss of a model that was not among the points: of the law, and of one run with noise like the points'."""
+    """Loss of a model that was not among the points: of the law, and of one run with noise like the points'.
+
+    Attributes:
+        run_any_gamma: of one run, if the law's two terms act together (``joint_form.py``).
+        gammas: the least and the largest gamma of that form that the points do not contradict.
+    """
 
     params: float
     tokens: float
     law: Interval
     run: Interval
+    run_any_gamma: Interval
+    gammas: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,8 @@ class Analysis:
 
     def vertex(self, number: int) -> Interval:
         """N at the vertex of a budget's parabola."""
-        resampled = np.exp(self.vertices.log_params[:, number])
+        with np.errstate(over="ignore"):  # a resample whose parabola is nearly a line
+            resampled = np.exp(self.vertices.log_params[:, number])
         return Interval.of(self.parabolas[number].params, resampled, self.level)
 
     def optimum(self, budget: float) -> Optimum:
@@ -135,7 +144,14 @@ class Analysis:
 
         noise = np.random.default_rng([self.seed, 3]).choice(noise_of_runs(self.points, self.law), self.laws.alpha.size)
         run = Interval.of(loss(self.law), loss(self.laws) * np.exp(noise), self.level)
-        return Prediction(params, tokens, self.interval(loss), run)
+        any_gamma = self.joint_form.interval_of_a_run(params, tokens, self.level, run)
+        return Prediction(params, tokens, self.interval(loss), run, any_gamma, self.joint_form.gammas)
+
+    @cached_property
+    def joint_form(self) -> JointForm:
+        """The fits of the form in which the two terms act together."""
+        resamples = self.laws.alpha.size
+        return joint_form(self.points, self.law, delta=self.delta, resamples=resamples, seed=self.seed)
 
     def residuals(self) -> np.ndarray:
         """log L minus the law's, of each point."""
@@ -225,10 +241,12 @@ def _notes_on_outliers(found: Analysis) -> list[str]:
 
 def _notes_on_form(found: Analysis) -> list[str]:
     """Where the best loss of a budget is clearly not the law's: runs lie on curves, but not on curves of this form."""
-    good = [one for one in found.parabolas if one.flag == "ok"]
-    if not good:
+    ok = [one for one in found.parabolas if one.flag == "ok" and one.loss > 0]
+    best = [(one, float(found.optimum(one.budget).loss.value)) for one in ok]
+    best = [(one, loss) for one, loss in best if np.isfinite(loss)]
+    if not best:
         return []
-    law = [float(found.optimum(one.budget).loss.value) for one in good]
+    good, law = zip(*best, strict=True)
     off = np.log([one.loss for one in good]) - np.log(law)
     worst = int(np.argmax(np.abs(off)))
     scatter = _scatter_about_parabolas(found)
@@ -258,8 +276,9 @@ def _scatter_about_parabolas(found: Analysis) -> float:
     points, squares, spare = found.points, 0.0, 0
     for number, one in enumerate(found.parabolas):
         mine = points.of_budget(number)
-        if one.flag == "ok" and mine.sum() > 3:
-            squares += float((np.log(points.loss[mine] / one.at(points.params[mine])) ** 2).sum())
+        fitted = one.at(points.params[mine])
+        if one.flag == "ok" and mine.sum() > 3 and (fitted > 0).all():
+            squares += float((np.log(points.loss[mine] / fitted) ** 2).sum())
             spare += int(mine.sum()) - 3
     return float(np.sqrt(squares / spare)) if spare else 0.0
 
@@ -275,9 +294,10 @@ def _notes_on_parabolas(found: Analysis) -> list[str]:
     bias = found.bias
     if bias.is_notable:
         ratios = bias.size_ratios[np.isfinite(bias.size_ratios)]
+        sizes = f", and {_range(ratios)} times the best size" if ratios.size else ""
         notes.append(
             f"parabolas are biased on this grid: for points exactly on the fitted law they give N_opt ~ "
-            f"C^{bias.exponent:.3f} where it is C^{bias.law_exponent:.3f}, and {_range(ratios)} times the best size "
+            f"C^{bias.exponent:.3f} where it is C^{bias.law_exponent:.3f}{sizes} "
             f"(wide or off-center sizes, alpha != beta: {BIAS_SOURCE}); prefer the law's"
         )
     return notes

@@ -73,7 +73,9 @@ def _fit_one(points: Points, number: int) -> Parabola:
     inside = np.log(sizes[0]) <= vertex + center <= np.log(sizes[1])
     flag: Flag = "inverted" if np.isnan(vertex) else "ok" if inside else "edge"
     budget = float(points.budgets[number])
-    return Parabola(budget, center, tuple(curve), sizes, flag, float(np.exp(vertex + center)), loss)
+    with np.errstate(over="ignore"):  # of a parabola that is nearly a line
+        params = float(np.exp(vertex + center))
+    return Parabola(budget, center, tuple(curve), sizes, flag, params, loss)
 
 
 def design_of(points: Points, number: int) -> tuple[float, np.ndarray]:

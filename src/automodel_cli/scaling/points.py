@@ -29,6 +29,11 @@ FLOPS_PER_PARAM_TOKEN = 6.0
 _SAME_BUDGET = 1.05  # ratio of two budgets that are still one: steps are whole
 _WIDEST_BUDGET = 1.5  # a chain of such is no budget but a continuum
 _HEADER = "the first line of a CSV names its columns: params, tokens, loss and, if you like, budget"
+_LEAST, _MOST = 1e-30, 1e30
+"""Of any number of a point: far beyond all that is meant, and its products stay within floating point."""
+_EXPECTED = f"a number above 0 (and below {_MOST:.0e})"
+MOST_POINTS = 10_000
+"""A resample holds a number for each point, and there are a thousand of them."""
 _EXTRAS = ("depth", "compute_s", "step_s", "mfu")
 
 Row = Mapping[str, Any]
@@ -130,6 +135,8 @@ def read_points(
     used = {line: row for line, row in kept.items() if not _is_outlier(row)}
     if len(used) < len(kept):
         notes.append(f"{plural(len(kept) - len(used), 'row')} left out: marked as outlier")
+    if source.suffix == ".jsonl":
+        notes += _note_on_recipes(used.values())
     return _points_of(used, source, params, metric, notes)
 
 
@@ -139,6 +146,16 @@ def _result_rows(path: Path) -> tuple[dict[int, Row], list[str]]:
     notes = [f"{plural(failed, 'run')} left out: failed"] if failed else []
     finished = {line: row for line, row in found.items() if row.status == "finished"}
     return {line: _with_budget(row.model_dump(exclude_none=True)) for line, row in finished.items()}, notes
+
+
+def _note_on_recipes(rows: Iterable[Row]) -> list[str]:
+    recipes = sorted({str(row["recipe"]) for row in rows if row.get("recipe")})
+    if len(recipes) < 2:
+        return []
+    return [
+        f"the runs are of {len(recipes)} recipes (the base or what a sweep sets in all runs was changed), and one law "
+        f"does not hold for all: --where recipe=NAME takes one of {', '.join(map(without_controls, recipes))}"
+    ]
 
 
 def _with_budget(row: Row) -> Row:
@@ -153,7 +170,7 @@ def _csv_rows(path: Path) -> tuple[dict[int, Row], list[str]]:
     try:
         text = read_bytes(path, hint=hint).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        rows = dict(_numbered(reader))
+        rows = dict(_numbered(reader, path))
     except (csv.Error, UnicodeDecodeError) as problem:
         raise DataError(f"{path} is not a CSV file in UTF-8: {without_controls(str(problem))}", hint) from None
     if not rows:
@@ -161,9 +178,23 @@ def _csv_rows(path: Path) -> tuple[dict[int, Row], list[str]]:
     return rows, []
 
 
-def _numbered(reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
-    """Rows that are not empty, with their lines; what stands beyond the last column is under the name None."""
+def _numbered(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows that are not empty, with their lines.
+
+    Raises:
+        DataError: a column is there twice, or a row is longer than the header, as decimal commas make it.
+    """
+    columns = [str(name).strip() for name in reader.fieldnames or ()]
+    if double := [name for name in columns if name and columns.count(name) > 1]:
+        raise DataError(f"{path} has the column {without_controls(double[0])} twice", "keep one of them")
     for row in reader:
+        beyond = row.pop(None, ())  # type: ignore[call-overload]
+        if any(beyond):
+            values = len(columns) + len(beyond)
+            raise DataError(
+                f"{path}, line {reader.line_num}: {values} values in {plural(len(columns), 'column')}",
+                "separate values by commas, and write numbers with a decimal point and no other separators",
+            )
         if any(row.values()):
             yield reader.line_num, {str(name).strip(): value for name, value in row.items()}
 
@@ -189,6 +220,10 @@ def _points_of(
 ) -> Points:
     if not rows:
         raise DataError(f"{source}: no point is left", "; ".join(notes) or "one row a run is needed")
+    if len(rows) > MOST_POINTS:
+        raise DataError(
+            f"{source} has {len(rows):,} points, at most {MOST_POINTS:,} are fitted", "use some, by --where"
+        )
     first = next(iter(rows.values()))
     names = {
         "params": _column(first, (f"params_{convention}", "params"), source),
@@ -212,7 +247,8 @@ def _column(row: Row, names: Sequence[str], source: Path) -> str:
     found = next((name for name in names if name in row), None)
     if found is None:
         columns = ", ".join(without_controls(str(key)) for key in row)
-        raise DataError(f"{source} has no column {' or '.join(names)}; it has {columns}", _HEADER)
+        hint = _HEADER if len(row) > 1 else f"{_HEADER}, separated by commas"
+        raise DataError(f"{source} has no column {' or '.join(names)}; it has {columns}", hint)
     return found
 
 
@@ -222,15 +258,16 @@ def _numbers(rows: Mapping[int, Row], names: Mapping[str, str]) -> tuple[list[di
     problems = []
     for line, row in rows.items():
         numbers = {name: _number(row.get(column)) for name, column in names.items()}
-        bad = [names[name] for name, value in numbers.items() if not (math.isfinite(value) and value > 0)]
-        problems += [f"line {line}: {column} is {_shown(row.get(column))}, expected a number above 0" for column in bad]
+        bad = [names[name] for name, value in numbers.items() if not _LEAST < value < _MOST]
+        problems += [f"line {line}: {column} is {_shown(row.get(column))}, expected {_EXPECTED}" for column in bad]
         found.append(numbers)
     return found, problems
 
 
 def _number(value: Any) -> float:
+    """NaN for what is none; ``1_0`` is one in Python only."""
     try:
-        return float(value)
+        return math.nan if isinstance(value, str) and "_" in value else float(value)
     except (TypeError, ValueError):
         return math.nan
 

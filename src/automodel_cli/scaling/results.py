@@ -33,6 +33,7 @@ class ResultRow(FileModel):
         id: name of the run's folder; the same settings give the same id.
         error: of a failed run, its message; the numbers below are null where the run did not come to them.
         settings: what the sweep set, by dotted key.
+        recipe: a hash of what the runs of one sweep have in common: the base file's content and what is set in all.
         budget: FLOPs the run was planned for; null: it had another horizon.
         params_total: all parameters.
         params_non_embedding: without token and position embeddings (and without the head where it is tied to them).
@@ -52,6 +53,7 @@ class ResultRow(FileModel):
     status: Literal["finished", "failed"]
     error: str | None = None
     settings: dict[str, Any] | None = None
+    recipe: Annotated[str, Field(max_length=64)] | None = None
     seed: int | None = None
     budget: Above0 | None = None
     depth: AtLeast1 | None = None

@@ -67,6 +67,32 @@ def test_an_id_stands_for_content(base):
     assert run_id() != before
 
 
+def test_what_all_runs_have_in_common_is_their_recipe(base):
+    one, other = sweep(base, depths=[2, 3])
+    assert one.recipe == other.recipe != one.id.rpartition("_")[2]
+    assert sweep(base, depths=[4])[0].recipe == one.recipe
+    assert sweep(base, depths=[2], set={"optimizer.lr": 0.1})[0].recipe != one.recipe
+    base.write_text(yaml.safe_dump({**BASE, "seed": 3}))
+    assert sweep(base, depths=[2])[0].recipe != one.recipe
+
+
+def test_a_grid_is_of_any_keys_and_values(base):
+    adamw = {"_target_": "torch.optim.AdamW", "lr": 0.1}
+    values = {
+        "clip_grad_norm": [None, 1.0],
+        "optimizer": [adamw],
+        "optimizer.betas": [[0.9, 0.95], [0.8, 0.9]],
+        "dataset.file_pattern": ["ü.bin"],
+    }
+    runs = sweep(base, grid=values, set={"compile.enabled": False})
+    assert len({run.id for run in runs}) == 4 and all(len(run.id) < 200 for run in runs)
+    assert [run.cfg.clip_grad_norm.max_norm for run in runs] == [None, None, 1.0, 1.0]
+    assert [run.cfg.optimizer.arguments["betas"] for run in runs] == 2 * [[0.9, 0.95], [0.8, 0.9]]
+    assert {run.cfg.dataset.arguments["file_pattern"] for run in runs} == {"ü.bin"}
+    with pytest.raises(ConfigError, match=r"optimizer replaces all of its section, optimizer.lr too"):
+        sweep(base, grid={"optimizer.lr": [0.1], "optimizer": [adamw]})
+
+
 def test_the_command_is_one_that_a_user_could_type(base):
     run = plan_run(base, {"model.depth": 3}, base.parent, fixed={"optimizer.betas": [0.9, 0.99]})
     folder = f'checkpoint.checkpoint_dir="{base.parent / run.id}"'
@@ -81,6 +107,11 @@ def test_the_command_is_one_that_a_user_could_type(base):
         ({"depths": [2], "grid": {"optimizer.lrr": [1]}}, "lrr"),
         ({"depths": [2, 30], "budgets": [1e9]}, r"1 of 2 runs cannot be:\n  d30_f1e\+09: .*less than one update"),
         ({"depths": [2, 2]}, "twice"),
+        ({"depths": [2], "grid": {"model.depth": [3]}}, "model.depth twice: under grid, and as a list of its own"),
+        ({"depths": [2], "grid": {"optimizer.lr": []}}, "optimizer.lr has no values"),
+        ({"depths": [2], "set": {"model.depth": 3}}, r"model.depth is changed in all runs \(set\), and varied"),
+        ({"depths": [2], "set": {"checkpoint.checkpoint_dir": "x"}}, "each run has a folder of its own"),
+        ({"grid": {"checkpoint.checkpoint_dir": ["x", "y"]}}, "each run has a folder of its own"),
         ({"depths": [2], "set": {"validation_dataset": None}}, "no validation_dataset"),
         ({"depths": [2], "set": {"checkpoint.enabled": False}}, "checkpoint.enabled"),
         ({"depths": [2], "set": {"checkpoint.push_to_hub": "me/x"}}, "same repository"),

@@ -36,6 +36,7 @@ class PlannedRun:
     """One run: ``automodel pretrain llm`` with the base and ``settings``. What is not known beforehand is None."""
 
     id: str
+    recipe: str  # a hash of what all runs of its sweep have in common
     base: Path
     folder: Path  # of the run
     settings: Mapping[str, Any]  # by dotted key, without the folder
@@ -80,10 +81,7 @@ def plan_sweep(cfg: SweepRunConfig) -> list[PlannedRun]:
     Raises:
         ConfigError: no grid, or runs that cannot be: each with its settings.
     """
-    axes = {DEPTH: cfg.depths, BUDGET: cfg.budgets, **cfg.grid, SEED: cfg.seeds}
-    axes = {key: values for key, values in axes.items() if values}
-    if not axes:
-        raise ConfigError("the grid is empty", "give depths and budgets, or any keys under grid")
+    axes = _axes(cfg)
     order = sorted(axes, key=lambda key: key != BUDGET)  # the slowest to change comes first
     points = [dict(zip(order, values, strict=True)) for values in itertools.product(*(axes[key] for key in order))]
     runs: list[PlannedRun] = []
@@ -102,6 +100,21 @@ def plan_sweep(cfg: SweepRunConfig) -> list[PlannedRun]:
     if not kept:
         raise ConfigError(f"no run has tokens per parameter within ratios {cfg.ratios}", "widen ratios")
     return kept
+
+
+def _axes(cfg: SweepRunConfig) -> dict[str, tuple[Any, ...]]:
+    """Values by dotted key; each key has them from one place."""
+    short = {DEPTH: cfg.depths, BUDGET: cfg.budgets, SEED: cfg.seeds}
+    axes = {key: values for key, values in short.items() if values}
+    for key, values in cfg.grid.items():
+        if key in axes:
+            raise ConfigError(f"the grid has {key} twice: under grid, and as a list of its own", "give it once")
+        if not values:
+            raise ConfigError(f"grid: {key} has no values", "give at least one, or leave the key out")
+        axes[key] = values
+    if not axes:
+        raise ConfigError("the grid is empty", "give depths and budgets, or any keys under grid")
+    return axes
 
 
 def _is_within(run: PlannedRun, ratios: tuple[float, float] | None) -> bool:
@@ -137,10 +150,11 @@ def plan_run(
     Raises:
         ConfigError: the configuration is wrong, ends before its first update, or leaves nothing to compare.
     """
-    settings = {**(fixed or {}), **point}
+    fixed = fixed or {}
+    _refuse_keys(fixed, point)
+    settings = {**fixed, **point}
     tree, _ = read_file(base)
-    content = json.dumps([tree, settings], sort_keys=True, default=str).encode()
-    run_id = "_".join(filter(None, [name, _label(point), xxhash.xxh3_64_hexdigest(content)[:8]]))
+    run_id = "_".join(filter(None, [name, _label(point), _hash_of(tree, settings)]))
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     cfg = load_config(PretrainConfig, base, [*overrides, f"{_RUN_FOLDER}={folder / run_id}"], trust=tuple(trust))
     _refuse_incomparable(cfg)
@@ -148,6 +162,7 @@ def plan_run(
     counts = model.counts() if model else None
     return PlannedRun(
         id=run_id,
+        recipe=_hash_of(tree, fixed),
         base=base,
         folder=folder / run_id,
         settings=settings,
@@ -157,6 +172,23 @@ def plan_run(
         steps=steps,
         tokens=batches_of(cfg).samples(steps) * seq_len if steps and seq_len else None,
     )
+
+
+def _refuse_keys(fixed: Mapping[str, Any], point: Mapping[str, Any]) -> None:
+    """What one of the two would quietly win over, or the run's folder over both."""
+    if both := sorted(fixed.keys() & point.keys()):
+        raise ConfigError(f"{both[0]} is changed in all runs (set), and varied", "leave it out of set")
+    keys = [*fixed, *point]
+    for number, key in enumerate(keys):
+        if inner := [one for one in keys[:number] if one.startswith(f"{key}.")]:
+            raise ConfigError(f"{key} replaces all of its section, {inner[0]} too", f"give {key} before {inner[0]}")
+    if _RUN_FOLDER in fixed or _RUN_FOLDER in point:
+        raise ConfigError(f"{_RUN_FOLDER}: each run has a folder of its own, below output_dir", "leave it out")
+
+
+def _hash_of(tree: Any, settings: Mapping[str, Any]) -> str:
+    content = json.dumps([tree, settings], sort_keys=True, default=str).encode()
+    return xxhash.xxh3_64_hexdigest(content)[:8]
 
 
 def _refuse_incomparable(cfg: PretrainConfig) -> None:

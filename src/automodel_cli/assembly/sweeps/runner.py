@@ -164,6 +164,7 @@ def _row(run: PlannedRun, end: JobEnd) -> ResultRow:
         "status": "finished" if error is None else "failed",
         "error": error,
         "settings": dict(run.settings),
+        "recipe": run.recipe,
         "seed": run.seed,
         "budget": run.budget,
         "depth": run.depth,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import typer
 
 from automodel_cli.assembly.reporter import Reporter
@@ -9,6 +12,8 @@ from automodel_cli.cli import console
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command, show_json
 from automodel_cli.config.schema.sweep import RaceConfig
+
+_NO_VERDICT = 4
 
 
 @command(
@@ -21,7 +26,8 @@ from automodel_cli.config.schema.sweep import RaceConfig
     epilog="""Both runs of a pair have the same seed, and so the same order of data. The test may be looked at after
     every pair; the interval is of B's gain as a share of A's result, above 0 where B is better.
 
-    Exit codes: 0 B is better, 1 B is worse, 3 no difference found, 4 a run failed, 75 interrupted (the same command
+    Exit codes: 0 B is better, 1 B is worse, 3 no difference found, 4 a run failed or anything else went wrong, 2
+    the configuration is, 75 interrupted (the same command
     goes on).""",
 )
 def race(cfg: RaceConfig, context: typer.Context) -> int:
@@ -29,9 +35,21 @@ def race(cfg: RaceConfig, context: typer.Context) -> int:
     from automodel_cli.recipes import race as recipe
 
     launch = Invocation.of(context).launch
-    if cfg.as_json:
-        raced = recipe.run(cfg, launch, Reporter(say=console.print_error))
-        show_json(recipe.as_json(raced))
-        return raced.exit_code
-    with console.reporter("race") as reporter:
-        return recipe.run(cfg, launch, reporter).exit_code
+    with _errors_are_no_verdict():
+        if cfg.as_json:
+            raced = recipe.run(cfg, launch, Reporter(say=console.print_error))
+            show_json(recipe.as_json(raced))
+            return raced.exit_code
+        with console.reporter("race") as reporter:
+            return recipe.run(cfg, launch, reporter).exit_code
+
+
+@contextlib.contextmanager
+def _errors_are_no_verdict() -> Iterator[None]:
+    """Give errors another code than 1, which says that B is worse."""
+    try:
+        yield
+    except Exception as error:
+        if console.exit_code(error) == 1:
+            error.exit_code = _NO_VERDICT  # type: ignore[attr-defined]
+        raise

@@ -152,6 +152,11 @@ def _show_predictions(found: Fit) -> None:
     ]
     headings = ("params", "tokens", "loss", "interval", "interval of a run")
     console.table("\npredictions of the law", headings, rows, right=headings[:3])
+    least, most = found.predictions[0].gammas
+    gammas = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    wider = [(short(one.params), short(one.tokens), *_cells(one.run_any_gamma, ".4f")) for one in found.predictions]
+    title = f"\npredictions of E + (A / N^alpha + B / D^beta)^gamma, gamma {gammas}"
+    console.table(title, ("params", "tokens", "loss", "interval of a run"), wider, right=headings[:3])
 
 
 def _show_back_test(found: Analysis) -> None:

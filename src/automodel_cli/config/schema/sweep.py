@@ -95,7 +95,7 @@ class SweepPoints(Section):
     """Budgets in FLOPs to give the best size, tokens and loss for; empty: those of the points."""
     level: Level = 0.9
     """Share of intervals that should hold the truth."""
-    bootstrap: Count = 1000
+    bootstrap: Annotated[Count, Field(le=100_000)] = 1000
     """Number of resamples that intervals are made of."""
     seed: Whole = 0
     """Seed of the resampling."""

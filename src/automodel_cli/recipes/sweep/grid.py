@@ -76,6 +76,17 @@ def _show(runs: list[PlannedRun], folder: Path, reporter: Reporter) -> None:
     todo = [run for run in runs if states[run.id] != "finished"]
     flops = sum(run.flops or 0.0 for run in todo)
     reporter.say(f"{len(todo)} to do, {flops:.3g} FLOPs")
+    _warn_of_others(runs[0].recipe, rows, folder, reporter)
+
+
+def _warn_of_others(recipe: str, rows: Mapping[str, ResultRow], folder: Path, reporter: Reporter) -> None:
+    """Rows that were made with another base file or other keys set in all runs: one law does not hold for both."""
+    others = sum(row.recipe not in (recipe, None) for row in rows.values())
+    if others:
+        reporter.say(
+            f"warning: {folder} has the results of {plural(others, 'run')} of another base or other keys in set; "
+            f"sweep fit takes them too, unless --where recipe={recipe}"
+        )
 
 
 def _cells(run: PlannedRun, states: Mapping[str, str]) -> tuple[str, ...]:
