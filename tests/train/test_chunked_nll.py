@@ -23,6 +23,7 @@ def arguments(dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torch_finds_nothing_wrong_with_the_operator(dtype):
     torch.library.opcheck(chunked_nll, (*arguments(dtype), 1e-2))
+    torch.library.opcheck(chunked_nll, (*arguments(dtype), 0.0, None, True, 2.0))
 
 
 def test_logits_become_their_gradient():

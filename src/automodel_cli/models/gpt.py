@@ -81,11 +81,10 @@ class GPT(OwnCausalLM):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
+        self.softcap = config.softcap
         self.has_hf_format, self.direct_head = config.hf_kind is not None, not config.softcap
         if not self.has_hf_format:
             self.why_no_hf_format = config.why_no_hf_format
-        if not self.direct_head:
-            self.notes.append(f"softcap {config.softcap:g}: the loss uses whole logits")
         attend = grouped(attend_by_name(config.attn_implementation))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
         if config.positions == "learned":
@@ -134,7 +133,7 @@ class GPT(OwnCausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
-        return softcapped(logits, self.config.softcap) if self.config.softcap else logits
+        return softcapped(logits, self.softcap) if self.softcap else logits
 
     @property
     def spreads_attention(self) -> bool:

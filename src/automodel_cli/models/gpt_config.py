@@ -138,8 +138,7 @@ class GPTConfig(GroupedHeads, ModelConfig):
         activation: ``relu2`` (So et al. 2021), ``swiglu`` (Shazeer 2020), ``gelu_tanh`` or ``gelu`` (erf).
         bias: biases in linear layers and in LayerNorm.
         tie_word_embeddings: the head is the token embedding.
-        softcap: c: logits become c tanh(logits / c), in fp32 (Gemma 2, 2024); 0: they stay. The loss then uses whole
-            logits.
+        softcap: c: logits become c tanh(logits / c), in fp32 (Gemma 2, 2024); 0: they stay.
         window_pattern: a letter a layer, from the first on and repeated: S looks back ``short_window`` tokens, L to the
             beginning. The last layer is always L. ``SSSL`` in nanochat.
         short_window: tokens that an S layer sees, the own one included; None: max_position_embeddings / 2.

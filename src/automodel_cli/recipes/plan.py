@@ -246,7 +246,7 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
         residual_bytes=2,
         compiled=True,
         whole=num_gpus == 1,
-        head_loss="plain" if getattr(model, "softcap", 0) else "chunked",
+        head_loss="chunked",
         chunk_tokens=_CHUNK_TOKENS,
         recompute=section.recompute,
         moments=moments,

@@ -56,6 +56,7 @@ class StepPlan:
     head_loss: str = "plain"  # plain or chunked; ``chunk_tokens`` of the latter
     chunk_tokens: int = 1024
     z_loss: bool = False  # whether the loss has one
+    softcap: bool = False  # whether logits are capped
     recompute: str | None = None  # None, full or selective: activation checkpointing
     # ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights ``[B, H, T,
     # T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well
@@ -385,6 +386,8 @@ class _Step:
                 return buffer + head + (0 if self.plan.half else self.c * self.head_size)
             if self.plan.half and not self.compiled_ends:
                 buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # scores in fp32
+            if self.plan.softcap and not self.compiled_ends:
+                buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # slopes
             return buffer + head + self.c * self.head_size  # product of a chunk
         if self.compiled_ends:
             return self.c * self.logits

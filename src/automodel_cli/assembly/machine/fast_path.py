@@ -36,7 +36,7 @@ class StepPath:
     residual: str  # the stream between blocks, in the same names
     compile: bool
     compile_scope: str  # model or blocks
-    head_loss: str  # plain or chunked
+    head_loss: str  # plain, chunked, or chunked_capped of a model with a softcap
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,15 @@ class Choices:
         return str(self.take("compile_scope", chosen, configured=wanted != "auto"))
 
     def head_loss(self, precision: str) -> str:
-        """plain or chunked: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
+        """plain or in chunks: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
         name = self.cfg.loss_fn.name if self.cfg.loss_fn is not None else ""
+        chunks = "chunked_capped" if self.model.softcap else "chunked"
         if name.startswith("torch.nn.") or name.endswith(".ChunkedCrossEntropy"):
-            kind = "plain" if name.startswith("torch.nn.") else "chunked"
+            kind = "plain" if name.startswith("torch.nn.") else chunks
             return str(self.take("head_loss", (kind, "as configured"), configured=True))
-        if self.stored.get("head_loss") is not None:
+        if (kept := self.stored.get("head_loss")) is not None:
+            if kept == "chunked" and self.model.softcap:  # before losses could cap logits, whole ones were used all the same
+                return str(self.take("head_loss", ("plain", "whole logits, as the run began"), configured=True))
             return str(self.take("head_loss", ("", "")))
         size = self.model.padded_vocab_size
         heads = (one for one in self.model.parameters() if one.dim() == 2 and one.shape[0] == size)
@@ -199,6 +202,7 @@ class Choices:
             dtype=autocast_dtype(precision),
             device=self.device,
         )
+        chosen = chunks if chosen[0] == "chunked" else chosen[0], chosen[1]
         return str(self.take("head_loss", chosen, configured=True))
 
     def optimizer(self) -> str:
