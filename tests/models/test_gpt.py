@@ -9,21 +9,25 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from automodel_cli.batch import Batch
+from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.evaluation.span_scores import SpanHead
+from automodel_cli.generation.decoders import LastLogits
 from automodel_cli.models.families import build_from_config, shape_of
 from automodel_cli.models.gpt import build_gpt_model
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.gpt_config import GPTConfig
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.serving.rows import LogitsAt
 from automodel_cli.sizing.shape import flops_per_token
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.muon.rules import muon_adamw
 from automodel_cli.train.optimizers import build_adamw, build_optimizer
 from automodel_cli.train.param_groups import UpdateRule, same_rule
+from automodel_cli.train.row_losses import ByRow
 
 TINY = {
     "vocab_size": 131,
@@ -367,6 +371,25 @@ def test_the_loss_is_that_of_the_logits_whole_or_in_chunks(changes):
     expected = F.cross_entropy(model(Batch(tokens())).flatten(0, 1), labels.flatten(), reduction="sum")
     for loss in (MaskedCrossEntropy(), ChunkedCrossEntropy(chunk_tokens=64)):
         torch.testing.assert_close(model(Batch(tokens(), labels), head_loss=loss), expected)
+
+
+def test_no_head_of_a_capped_model_sees_whole_logits(monkeypatch):
+    """Neither the chunked loss, nor those that look at some positions: what they give is that of whole logits."""
+    model, labels = noisy(), tokens().roll(-1, 1)
+    labels[:, :-3] = IGNORE_INDEX
+    last = torch.tensor([19, 7])
+    with torch.no_grad():
+        logits = model(Batch(tokens()))
+        expected = {
+            LastLogits(): logits[:, -1],
+            LogitsAt(last): logits[[0, 1], last],
+            SpanHead(): SpanHead().from_logits(logits, labels),
+            ChunkedCrossEntropy(): MaskedCrossEntropy().from_logits(logits, labels),
+        }
+        monkeypatch.setattr(type(model), "logits", lambda *_: pytest.fail("whole logits"))
+        for head, wanted in expected.items():
+            torch.testing.assert_close(model(Batch(tokens(), labels), head_loss=head), wanted, atol=1e-5, rtol=1e-5)
+        assert model(Batch(tokens(), labels), head_loss=ByRow(ChunkedCrossEntropy(), None)).shape == (3,)
 
 
 RULES = {

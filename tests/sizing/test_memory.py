@@ -160,6 +160,18 @@ def test_the_peak_of_a_validation_is_within_a_tenth(name, dtype, head_loss, tmp_
     assert peak.activations + peak.head + peak.workspace == pytest.approx(found, rel=0.1)
 
 
+def test_slopes_of_capped_chunks_are_counted(tmp_path):
+    hidden, weight = torch.randn(ROWS, TOKENS, 64).requires_grad_(), torch.randn(VOCAB, 64).requires_grad_()
+    labels, loss = batch().labels, ChunkedCrossEntropy(CHUNK)
+
+    def peak(softcap):
+        return allocated(lambda: loss(hidden, weight, labels, vocab_size=VOCAB, softcap=softcap), tmp_path)
+
+    shape = shape_of(own_llama().model_config())
+    foreseen = [_Step(shape, plan(head_loss="chunked", softcap=capped)).loss_forward() for capped in (True, False)]
+    assert peak(15.0) - peak(0.0) == foreseen[0] - foreseen[1] == 4 * CHUNK * VOCAB
+
+
 def test_validation_and_tasks_are_the_peak_where_they_need_more():
     tiny = {"seq_len": 8, "local_batch_size": 1, "device": "cpu"}
     assert total(**tiny) < total(**tiny, validates=True)

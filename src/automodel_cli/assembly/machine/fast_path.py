@@ -190,7 +190,7 @@ class Choices:
             kind = "plain" if name.startswith("torch.nn.") else chunks
             return str(self.take("head_loss", (kind, "as configured"), configured=True))
         if (kept := self.stored.get("head_loss")) is not None:
-            if kept == "chunked" and self.model.softcap:  # before losses could cap logits, whole ones were used all the same
+            if kept == "chunked" and self.model.softcap:  # from before a loss could cap logits: it got whole ones
                 return str(self.take("head_loss", ("plain", "whole logits, as the run began"), configured=True))
             return str(self.take("head_loss", ("", "")))
         size = self.model.padded_vocab_size

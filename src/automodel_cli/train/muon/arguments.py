@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from automodel_cli.errors import ConfigError
+
+Betas = tuple[float, float]
+_SMALLEST_EPSILON = 1e-30  # smaller ones are 0 in some dtype, and a gradient of zeros would become NaN
+
 
 @dataclass(eq=False, repr=False)
 class MuonArguments:
@@ -32,8 +37,16 @@ class MuonArguments:
         embed_lr: of embeddings and learned positions; null: as ``scalar_lr``.
         lm_head_lr: of a head of its own; null: as ``scalar_lr``.
         scalar_betas: AdamW's.
+        embed_betas, lm_head_betas: of those; null: as ``scalar_betas`` (nanochat: 0.8, 0.995 and 0.8, 0.96).
         scalar_eps: AdamW's.
-        scalar_weight_decay: AdamW's; norms, biases and embeddings have none in any case.
+        scalar_weight_decay: AdamW's, of a head of its own; norms and biases have none in any case.
+        embed_weight_decay: of embeddings and learned positions (nanochat: 0.001).
+        lm_head_weight_decay: of a head of its own; null: as ``scalar_weight_decay`` (nanochat: 0.01).
+
+    A head that is tied is an embedding.
+
+    Raises:
+        ConfigError: settings contradict each other.
     """
 
     lr: float = 0.02
@@ -53,9 +66,43 @@ class MuonArguments:
     scalar_lr: float | None = 6e-4
     embed_lr: float | None = None
     lm_head_lr: float | None = None
-    scalar_betas: tuple[float, float] = (0.9, 0.95)
+    scalar_betas: Betas = (0.9, 0.95)
+    embed_betas: Betas | None = None
+    lm_head_betas: Betas | None = None
     scalar_eps: float = 1e-8
     scalar_weight_decay: float = 0.0
+    embed_weight_decay: float = 0.0
+    lm_head_weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.momentum < 1:
+            problems.append(f"momentum is {self.momentum:g}, expected 0 <= momentum < 1")
+        if (self.momentum_start is None) != (self.momentum_warmup_steps == 0):
+            problems.append(
+                f"momentum_start is {self.momentum_start} and momentum_warmup_steps {self.momentum_warmup_steps}: "
+                "give both, or neither"
+            )
+        if not self.lr and any((self.scalar_lr, self.embed_lr, self.lm_head_lr)):
+            problems.append("lr is 0 and others are not: a schedule moves them in proportion to lr")
+        problems += [
+            f"{name} is {value:g}, expected {_SMALLEST_EPSILON:g} or more: where a gradient is 0 it is what divides"
+            for name, value in (("epsilon", self.epsilon), ("scalar_eps", self.scalar_eps))
+            if not value >= _SMALLEST_EPSILON
+        ]
+        if problems:
+            raise ConfigError(f"muon_adamw: {'; '.join(problems)}", "correct the optimizer section")
+
+    def betas_of(self, role: str) -> Betas:
+        """AdamW's betas of parameters of a role."""
+        own = {"embedding": self.embed_betas, "position": self.embed_betas, "head": self.lm_head_betas}.get(role)
+        return self.scalar_betas if own is None else own
+
+    def weight_decay_of(self, role: str) -> float:
+        """AdamW's weight decay of parameters of a role."""
+        if role == "head":
+            return self.scalar_weight_decay if self.lm_head_weight_decay is None else self.lm_head_weight_decay
+        return self.embed_weight_decay if role in ("embedding", "position") else 0.0
 
     def lr_of(self, role: str) -> float:
         """The learning rate of parameters of a role (``param_roles``)."""
