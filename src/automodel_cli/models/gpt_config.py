@@ -57,6 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Radford et al. 2019; the function of nanochat as transformers has it (``NanoChatForCausalLM``)."""
+_CAPS = (1e-3, 1e6)  # beyond these fp32 has no gradient left, or nothing is capped
 _FROM_PRESET: Any = None  # the default of what a preset decides
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -215,8 +216,8 @@ class GPTConfig(GroupedHeads, ModelConfig):
             for name in ("norm_eps", "rope_theta", "initializer_range")
             if not is_positive(getattr(self, name))
         ]
-        if not (self.softcap == 0 or is_positive(self.softcap)):
-            problems.append(f"softcap is {self.softcap!r}, expected a number above 0, or 0 for none")
+        if not (self.softcap == 0 or (is_positive(self.softcap) and _CAPS[0] <= self.softcap <= _CAPS[1])):
+            problems.append(f"softcap is {self.softcap!r}, expected {_CAPS[0]:g} to {_CAPS[1]:g}, or 0 for none")
         if not self.window_pattern or set(self.window_pattern) - {"S", "L"}:
             problems.append(f"window_pattern is {self.window_pattern!r}, expected letters S and L, such as SSSL")
         return problems

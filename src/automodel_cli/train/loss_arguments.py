@@ -27,6 +27,15 @@ def check_z_loss_weight(weight: float) -> None:
         )
 
 
+def check_ignore_index(index: int) -> None:
+    """Raise a ConfigError where another label than that of our data is to be left out."""
+    if index != IGNORE_INDEX:
+        raise ConfigError(
+            f"loss_fn ignore_index is {index}, but data mark tokens without a loss with {IGNORE_INDEX}",
+            "leave it out",
+        )
+
+
 @dataclass(eq=False, repr=False)
 class MaskedArguments:
     """What ``MaskedCrossEntropy`` takes."""
@@ -38,6 +47,7 @@ class MaskedArguments:
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_ignore_index(self.ignore_index)
         check_z_loss_weight(self.z_loss_weight)
 
 
@@ -52,6 +62,7 @@ class ChunkedArguments:
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_ignore_index(self.ignore_index)
         check_z_loss_weight(self.z_loss_weight)
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ConfigError(
