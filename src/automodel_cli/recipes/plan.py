@@ -21,7 +21,7 @@ from automodel_cli.data.files.token_files import open_token_files
 from automodel_cli.data.megatron.gpt_index import parse_split
 from automodel_cli.data.megatron.paths import read_paths
 from automodel_cli.errors import AutomodelError, ConfigError
-from automodel_cli.sizing.memory import StepPlan, moments_of, peak_memory
+from automodel_cli.sizing.memory import StepPlan, moments_of, muon_bytes_of, peak_memory
 from automodel_cli.sizing.shape import ParamCounts, flops_per_token
 from automodel_cli.storage.cache.local_view import LocalView
 from automodel_cli.storage.cache.settings import use_cache
@@ -238,7 +238,7 @@ def _halves(rows: int, most: int) -> list[int]:
 def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, num_gpus: int) -> float:
     """Highest memory of a compiled step in bf16 on a GPU."""
     section, optimizer = cfg.distributed, cfg.optimizer or Target("AdamW")
-    moments = moments_of(aliases.present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
+    name = aliases.present_name(optimizer.name).rpartition(".")[2]
     strategy = ("ddp" if section.strategy == "ddp" else "fsdp2") if num_gpus > 1 else None
     plan = StepPlan(
         seq_len=seq_len,
@@ -249,7 +249,9 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
         head_loss="chunked",
         chunk_tokens=_CHUNK_TOKENS,
         recompute=section.recompute,
-        moments=moments,
+        moments=moments_of(name, optimizer.arguments),
+        muon_bytes=muon_bytes_of(name, optimizer.arguments),
+        ranks=num_gpus,
         accumulates=max(cfg.step_scheduler.global_batch_sizes) > rows * num_gpus,
         strategy=strategy,
         shards=num_gpus,

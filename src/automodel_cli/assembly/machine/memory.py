@@ -12,7 +12,7 @@ from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing.memory import DEFAULT_MOMENTS, PeakMemory, StepPlan, moments_of, peak_memory
+from automodel_cli.sizing.memory import DEFAULT_MOMENTS, PeakMemory, StepPlan, moments_of, muon_bytes_of, peak_memory
 from automodel_cli.text import binary_size
 from automodel_cli.train.losses import default_chunk_tokens
 
@@ -85,6 +85,8 @@ def predict(
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),
         moments=moments(cfg.optimizer),
+        muon_bytes=0 if cfg.optimizer is None else muon_bytes_of(_name(cfg.optimizer), cfg.optimizer.arguments),
+        ranks=world.size,
         accumulates=max(cfg.step_scheduler.global_batch_sizes) > local_batch_size * world.dp_world,
         device=device,
         strategy=("ddp" if section.strategy == "ddp" else "fsdp2") if many else None,
@@ -119,7 +121,19 @@ def moments(optimizer: Target | None) -> int:
     """Numbers that the optimizer keeps of each weight; two where it is not known."""
     if optimizer is None:
         return DEFAULT_MOMENTS
-    return moments_of(present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
+    return moments_of(_name(optimizer), optimizer.arguments)
+
+
+def numbers_kept(cfg: PretrainConfig, model: CausalLM) -> int:
+    """Numbers that a checkpoint holds: weights, what the optimizer keeps of them, and their average."""
+    roles, each = model.param_roles(), 1 + moments(cfg.optimizer) + (cfg.ema is not None)
+    less_of_matrices = int(cfg.optimizer is not None and muon_bytes_of(_name(cfg.optimizer), {}) > 0)
+    sizes = ((roles[name], parameter.numel()) for name, parameter in model.named_parameters())
+    return sum(size * (each - less_of_matrices * (role == "matrix")) for role, size in sizes)
+
+
+def _name(optimizer: Target) -> str:
+    return present_name(optimizer.name).rpartition(".")[2]
 
 
 def attention_keeps(model: CausalLM, *, device: str, precision: str, seq_len: int) -> str:
