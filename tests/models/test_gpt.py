@@ -446,6 +446,15 @@ def test_what_can_be_spread_over_ranks():
     assert {name.replace("*", "0") for name in model.tp_plan()} <= names
     assert model.spreads_attention and model.head_counts().keys()
     assert tiny(value_embeddings=True).tp_plan() == {}
+    for name, options, (tp, cp) in (
+        ("window_pattern SL", {"window_pattern": "SL"}, (1, 2)),
+        ("window_pattern SL", {"window_pattern": "SL"}, (2, 1)),
+        ("value_embeddings", {"value_embeddings": True}, (2, 1)),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} cannot be spread over 2"):
+            tiny(**options).check_spread(tp=tp, cp=cp)
+        tiny(**options).check_spread(tp=1, cp=1)
+    tiny(value_embeddings=True).check_spread(tp=1, cp=2)
     windowed = tiny(window_pattern="SL")
     assert not windowed.spreads_attention
     assert tiny(window_pattern="L").attention_shape() == (4, 12)

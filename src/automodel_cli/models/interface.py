@@ -148,7 +148,19 @@ class CausalLM(nn.Module, ABC):
         Raises:
             ConfigError: this model's attention cannot be reached.
         """
-        raise ConfigError(
+        raise self._not_spread()
+
+    def check_spread(self, *, tp: int, cp: int) -> None:
+        """Check that so many tensor- and context-parallel ranks can share this model's attention.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        if tp * cp > 1 and not self.spreads_attention:
+            raise self._not_spread()
+
+    def _not_spread(self) -> ConfigError:
+        return ConfigError(
             f"the attention of {type(self).__name__} cannot be spread over ranks",
             "set tp_size and cp_size to 1, or use build_gpt2_model or a Llama-like transformers model",
         )
