@@ -207,7 +207,7 @@ def _optimizer_signature(name: str) -> CallSignature | None:
 
 def _refused(schema: str, arguments: Mapping[str, Any]) -> list[str]:
     """What the class that declares our own target's arguments says against them together."""
-    kind = signatures.declaring(schema) if schema else None
+    kind: Any = signatures.declaring(schema) if schema else None
     if not hasattr(kind, "__post_init__"):
         return []
     try:

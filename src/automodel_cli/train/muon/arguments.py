@@ -15,33 +15,35 @@ _SMALLEST_EPSILON = 1e-30  # smaller ones are 0 in some dtype, and a gradient of
 class MuonArguments:
     """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases.
 
-    Attributes:
-        lr: Muon's learning rate; the schedule moves it, and the others in proportion.
+    Args:
+        lr: Muon's learning rate (nanochat: 0.02); the schedule moves it, and the others in proportion.
         weight_decay: of the matrices, decoupled.
         cautious_weight_decay: decay only where the update shrinks the weight too (Chen et al. 2025, arXiv 2510.12402).
         momentum: of the gradients' running mean (Jordan et al. 2024).
         momentum_start: from here momentum rises within ``momentum_warmup_steps`` updates; null: it is constant
             (modded-nanogpt: 0.85 within 300).
-        momentum_warmup_steps: how long it rises.
-        nesterov: look one gradient ahead.
+        momentum_warmup_steps: how many updates momentum rises for; needs a ``momentum_start``.
+        nesterov: look one gradient ahead (Jordan et al. 2024).
         orthogonalization: polar_express (Amsel et al. 2025, arXiv 2505.16932) or newton_schulz (Jordan et al. 2024).
-        orthogonalization_steps: matrix products in a row: three for each step.
+        orthogonalization_steps: rounds of three matrix products (five in both sources).
         orthogonalization_dtype: bfloat16, or float32 for comparisons.
-        epsilon: the smallest norm of a matrix that is divided by.
+        epsilon: the smallest norm of a matrix that is divided by (torch.optim.Muon: 1e-7).
         normuon_beta2: evens out the size of updates among outputs, with this running mean of their squares
             (NorMuon, Li et al. 2025, arXiv 2510.05491: 0.95); null: plain Muon.
         adjust_lr: how the learning rate follows a matrix's shape: keller (sqrt(max(1, out / in)), as
-            torch.optim.Muon), spectral_norm (sqrt(out / in)) or rms_norm (0.2 sqrt(max(out, in)), as large as AdamW's).
+            torch.optim.Muon), spectral_norm (sqrt(out / in); Yang et al. 2023, arXiv 2310.17813) or rms_norm
+            (0.2 sqrt(max(out, in)), as large as AdamW's; Liu et al. 2025, arXiv 2502.16982).
         scalar_opt: what updates everything that is no matrix of a block.
         scalar_lr: AdamW's learning rate; null: as ``lr``.
-        embed_lr: of embeddings and learned positions; null: as ``scalar_lr``.
-        lm_head_lr: of a head of its own; null: as ``scalar_lr``.
-        scalar_betas: AdamW's.
-        embed_betas, lm_head_betas: of those; null: as ``scalar_betas`` (nanochat: 0.8, 0.995 and 0.8, 0.96).
+        embed_lr: of embeddings and learned positions (nanochat: 0.3); null: as ``scalar_lr``.
+        lm_head_lr: of a head that is not tied (nanochat: 0.004); null: as ``scalar_lr``.
+        scalar_betas: AdamW's (0.9 and 0.95 as GPT-3's, Brown et al. 2020).
+        embed_betas: AdamW's, of embeddings and learned positions (nanochat: 0.8, 0.995); null: as ``scalar_betas``.
+        lm_head_betas: AdamW's, of a head that is not tied (nanochat: 0.8, 0.96); null: as ``scalar_betas``.
         scalar_eps: AdamW's.
-        scalar_weight_decay: AdamW's, of a head of its own; norms and biases have none in any case.
-        embed_weight_decay: of embeddings and learned positions (nanochat: 0.001).
-        lm_head_weight_decay: of a head of its own; null: as ``scalar_weight_decay`` (nanochat: 0.01).
+        scalar_weight_decay: AdamW's, of a head that is not tied; norms and biases have none in any case.
+        embed_weight_decay: AdamW's, of embeddings and learned positions (nanochat: 0.001).
+        lm_head_weight_decay: AdamW's, of a head that is not tied (nanochat: 0.01); null: as ``scalar_weight_decay``.
 
     A head that is tied is an embedding.
 

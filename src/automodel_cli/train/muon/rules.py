@@ -41,8 +41,7 @@ def _rules(
     named = dict(model.named_parameters())
     layouts: dict[Tensor, MatrixLayout] = {named[name]: layout for name, layout in model.matrix_layouts().items()}
     # Groups have multiples of these two, also where an override leaves none that has them itself.
-    base = {"lr": arguments.lr, "weight_decay": arguments.weight_decay}
-    build = partial(MuonAdamW, **base, layouts=layouts, mesh=mesh)
+    build = partial(MuonAdamW, lr=arguments.lr, weight_decay=arguments.weight_decay, layouts=layouts, mesh=mesh)
     matrices = {
         "rule": "muon",
         "momentum": arguments.momentum,
