@@ -7,6 +7,7 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.prefetch import prefetch_to_device
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.layers import attention_kernels
+from automodel_cli.models.layers.gpt import softcapped
 from automodel_cli.train.chunked_nll import _accumulates_in_fp32
 from automodel_cli.train.deferred_metrics import DeferredMetrics
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
@@ -44,7 +45,8 @@ def test_the_probe_times_what_is_here():
 @pytest.mark.parametrize("vocab", [50257, 50304])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("fused", [False, True])
-def test_chunked_loss_is_the_plain_one(vocab, dtype, tolerance, fused):
+@pytest.mark.parametrize("softcap", [0.0, 1.0])
+def test_chunked_loss_is_the_plain_one(vocab, dtype, tolerance, fused, softcap):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 500, 64, generator=generator).to(CUDA)
     weight = (torch.randn(vocab, 64, generator=generator) * 0.1).to(CUDA)
@@ -56,7 +58,11 @@ def test_chunked_loss_is_the_plain_one(vocab, dtype, tolerance, fused):
     for loss, compute in ((MaskedCrossEntropy(), torch.float32), (chunked, dtype)):
         one, other = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         with torch.autocast("cuda", compute, enabled=compute != torch.float32):
-            nll = loss(one, other, labels, vocab_size=50257)
+            if softcap and loss is not chunked:
+                logits = torch.nn.functional.linear(one, other)[..., :50257]
+                nll = loss.from_logits(softcapped(logits, softcap), labels)
+            else:
+                nll = loss(one, other, labels, vocab_size=50257, **({"softcap": softcap} if softcap else {}))
         results.append((nll.detach(), *torch.autograd.grad(nll, (one, other))))
     for found, expected in zip(results[1], results[0], strict=True):
         assert (found - expected).norm() <= tolerance * expected.norm()

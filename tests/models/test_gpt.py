@@ -9,21 +9,25 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from automodel_cli.batch import Batch
+from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.evaluation.span_scores import SpanHead
+from automodel_cli.generation.decoders import LastLogits
 from automodel_cli.models.families import build_from_config, shape_of
 from automodel_cli.models.gpt import build_gpt_model
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.gpt_config import GPTConfig
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.serving.rows import LogitsAt
 from automodel_cli.sizing.shape import flops_per_token
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.muon.rules import muon_adamw
 from automodel_cli.train.optimizers import build_adamw, build_optimizer
 from automodel_cli.train.param_groups import UpdateRule, same_rule
+from automodel_cli.train.row_losses import ByRow
 
 TINY = {
     "vocab_size": 131,
@@ -369,6 +373,25 @@ def test_the_loss_is_that_of_the_logits_whole_or_in_chunks(changes):
         torch.testing.assert_close(model(Batch(tokens(), labels), head_loss=loss), expected)
 
 
+def test_no_head_of_a_capped_model_sees_whole_logits(monkeypatch):
+    """Neither the chunked loss, nor those that look at some positions: what they give is that of whole logits."""
+    model, labels = noisy(), tokens().roll(-1, 1)
+    labels[:, :-3] = IGNORE_INDEX
+    last = torch.tensor([19, 7])
+    with torch.no_grad():
+        logits = model(Batch(tokens()))
+        expected = {
+            LastLogits(): logits[:, -1],
+            LogitsAt(last): logits[[0, 1], last],
+            SpanHead(): SpanHead().from_logits(logits, labels),
+            ChunkedCrossEntropy(): MaskedCrossEntropy().from_logits(logits, labels),
+        }
+        monkeypatch.setattr(type(model), "logits", lambda *_: pytest.fail("whole logits"))
+        for head, wanted in expected.items():
+            torch.testing.assert_close(model(Batch(tokens(), labels), head_loss=head), wanted, atol=1e-5, rtol=1e-5)
+        assert model(Batch(tokens(), labels), head_loss=ByRow(ChunkedCrossEntropy(), None)).shape == (3,)
+
+
 RULES = {
     "adamw": lambda model: same_rule(UpdateRule(build_adamw, 3e-3, 0.1)),
     "muon_adamw": muon_adamw(lr=0.02, weight_decay=0.1, scalar_lr=3e-3),
@@ -392,14 +415,17 @@ def test_twenty_steps_lower_the_loss(name, optimizer):
         stepper.zero_grad()
     assert losses[0] == pytest.approx(math.log(131), rel=0.05)
     assert losses[-1] < 0.75 * losses[0]
+    for table in (one for one in model.parameters() if len(one) == model.padded_vocab_size):
+        assert not table[131:].any(), "padding is no part of any update"
 
 
 def test_it_compiles_as_one_graph():
     """What inductor makes of such a graph is tested with GPT-2 and Llama."""
     model = tiny(**ALL["all at once"]).requires_grad_(requires_grad=False)
     batch = Batch(tokens(), tokens(), segment_ids=torch.arange(20).expand(2, 20) // 7)
-    found = torch.compile(model, fullgraph=True, backend="eager")(batch, head_loss=MaskedCrossEntropy())
-    torch.testing.assert_close(found, model(batch, head_loss=MaskedCrossEntropy()))
+    for loss in (MaskedCrossEntropy(), ChunkedCrossEntropy()):
+        found = torch.compile(model, fullgraph=True, backend="eager")(batch, head_loss=loss)
+        torch.testing.assert_close(found, model(batch, head_loss=loss))
 
 
 def test_bf16_is_near_fp32_in_every_attention():
@@ -420,6 +446,15 @@ def test_what_can_be_spread_over_ranks():
     assert {name.replace("*", "0") for name in model.tp_plan()} <= names
     assert model.spreads_attention and model.head_counts().keys()
     assert tiny(value_embeddings=True).tp_plan() == {}
+    for name, options, (tp, cp) in (
+        ("window_pattern SL", {"window_pattern": "SL"}, (1, 2)),
+        ("window_pattern SL", {"window_pattern": "SL"}, (2, 1)),
+        ("value_embeddings", {"value_embeddings": True}, (2, 1)),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} cannot be spread over 2"):
+            tiny(**options).check_spread(tp=tp, cp=cp)
+        tiny(**options).check_spread(tp=1, cp=1)
+    tiny(value_embeddings=True).check_spread(tp=1, cp=2)
     windowed = tiny(window_pattern="SL")
     assert not windowed.spreads_attention
     assert tiny(window_pattern="L").attention_shape() == (4, 12)

@@ -6,7 +6,7 @@ from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
 from tests.effort import in_a_push
 from tests.promises.elastic_runs import leg
-from tests.promises.spread_runs import OWN, QWEN2, configuration, on_mesh, train
+from tests.promises.spread_runs import GPT_ALL, OWN, QWEN2, configuration, on_mesh, train
 
 LEG = in_a_push(3, of=7)
 STEPS = 3 * LEG
@@ -39,6 +39,11 @@ REFUSED = {
     "heads": (
         {"model": QWEN2, "distributed": {"tp_size": 4}},
         "does not divide the model's 2 key-value heads",
+    ),
+    "windows, cp": ({"model": GPT_ALL, "distributed": {"cp_size": 2}}, "window_pattern S cannot be spread over 2"),
+    "windows, tp": (
+        {"model": GPT_ALL, "distributed": {"tp_size": 2, "tp_plan": {"layers.*.q_proj": "column"}}},
+        "window_pattern S and value_embeddings cannot be spread over 2",
     ),
     "style": ({"distributed": {"tp_size": 2, "tp_plan": {"h.*": "diagonal"}}}, "has style 'diagonal'"),
 }

@@ -8,7 +8,8 @@ from tests.promises.spread_runs import LLAMA, QWEN2, train
 
 from automodel_cli.distributed.world import World
 
-STEPS, STOP = 8, 5
+STEPS = 8
+LEGS, LAST_LEG = (2, 4), 6  # after which updates a run is stopped
 MUON = {
     "_target_": "muon_adamw",
     "lr": 0.02,
@@ -51,14 +52,19 @@ def test_losses_and_norms_are_those_of_one_process(folder, alone, ranks, runs):
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-3), name
 
 
-@pytest.mark.parametrize("first", [{"distributed": {"strategy": "ddp"}}, {}], ids=["ddp", "fsdp2"])
-def test_a_run_of_two_ranks_goes_on_in_one_process(folder, alone, first):
-    """The state that each rank keeps a share of is whole in the checkpoint."""
-    run = f"from {len(first)}"
-    began = run_ranks(2, leg, folder, run, STOP, {**BASE, **first})[0]
-    assert began["latest"] == f"step_{STOP:08d}"
-    rest = leg(World.single(), folder, run, None, BASE)
-    assert (began["began"], rest["began"]) == (0, STOP)
-    losses = {**began["losses"], **rest["losses"]}
+def two_meshes(world, folder):
+    """The first legs of a run: FSDP2's shards, then whole weights on every rank."""
+    meshes = zip(LEGS, ({}, {"distributed": {"strategy": "ddp"}}), strict=True)
+    return [leg(world, folder, "chain", until, {**BASE, **mesh}) for until, mesh in meshes]
+
+
+def test_fsdp2_then_ddp_then_one_process_then_four_ranks(folder, alone):
+    """The state that each rank keeps a share of is whole in the checkpoint, which knows of no ranks."""
+    began = run_ranks(2, two_meshes, folder)[0]
+    (one,) = run_ranks(1, leg, folder, "chain", LAST_LEG, BASE)
+    four = run_ranks(4, leg, folder, "chain", None, FOUR_RANKS["gpt2, hsdp"])[0]
+    parts = [*began, one, four]
+    assert [part["began"] for part in parts] == [0, *LEGS, LAST_LEG]
+    losses = {step: loss for part in parts for step, loss in part["losses"].items()}
     found = [losses[str(step)] for step in range(1, STEPS + 1)]
     assert found == pytest.approx(alone["gpt2"]["losses"], rel=1e-4)

@@ -13,12 +13,14 @@ from tests.promises.spread_runs import GPT, GPT2, GPT_ALL, LLAMA, OWN, QWEN2, tr
 
 TOLERANCE, STEPS = 1e-5, in_a_push(6, of=20)
 APART = {"windows": {"intra_document": True, "bos_token": 7}}  # one token in 61 is a 7
+CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
+IN_CHUNKS = {"_target_": CHUNKED, "chunk_tokens": 7, "z_loss_weight": 1e-3}  # with the softcap of GPT's preset
 ALONE = {
     "gpt2": {},
     "llama": {"model": LLAMA},
     "qwen2": {"model": QWEN2},
     "own": {"model": OWN},
-    "gpt": {"model": GPT},
+    "gpt": {"model": GPT, "loss_fn": IN_CHUNKS},
     "gpt windows": {"model": GPT_ALL},
     "apart": APART,
     "qwen2 apart": {"model": QWEN2, **APART},
@@ -45,8 +47,8 @@ TWO_RANKS = {
     "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
     "own, ddp": {"model": OWN, "distributed": {"strategy": "ddp"}},
     "qwen2, cp": {"model": QWEN2, "distributed": {"cp_size": 2}},
-    "gpt, tp": {"model": GPT, "distributed": {"tp_size": 2}},
-    "gpt, cp": {"model": GPT, "distributed": {"cp_size": 2}},
+    "gpt, tp": {"model": GPT, "loss_fn": IN_CHUNKS, "distributed": {"tp_size": 2}},
+    "gpt, cp": {"model": GPT, "loss_fn": IN_CHUNKS, "distributed": {"cp_size": 2}},
     "gpt windows, fsdp2": {"model": GPT_ALL, "distributed": {"activation_checkpointing": True}},
 }
 EAGER = {"compile": {"enabled": True, "backend": "eager"}}  # what dynamo makes of hooks and exchanges

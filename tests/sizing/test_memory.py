@@ -17,10 +17,11 @@ from automodel_cli.models.families import shape_of
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
 from automodel_cli.models.llama import build_llama_model
-from automodel_cli.sizing.memory import StepPlan, _Step, peak_memory
+from automodel_cli.sizing.memory import StepPlan, _Step, muon_bytes_of, peak_memory
 from automodel_cli.sizing.shape import Shape
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
-from automodel_cli.train.optimizers import build_adamw
+from automodel_cli.train.muon.rules import muon_adamw
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
 from automodel_cli.train.step import train_step
 
 ROWS, TOKENS, VOCAB, CHUNK = 4, 64, 512, 64
@@ -160,6 +161,18 @@ def test_the_peak_of_a_validation_is_within_a_tenth(name, dtype, head_loss, tmp_
     assert peak.activations + peak.head + peak.workspace == pytest.approx(found, rel=0.1)
 
 
+def test_slopes_of_capped_chunks_are_counted(tmp_path):
+    hidden, weight = torch.randn(ROWS, TOKENS, 64).requires_grad_(), torch.randn(VOCAB, 64).requires_grad_()
+    labels, loss = batch().labels, ChunkedCrossEntropy(CHUNK)
+
+    def peak(softcap):
+        return allocated(lambda: loss(hidden, weight, labels, vocab_size=VOCAB, softcap=softcap), tmp_path)
+
+    shape = shape_of(own_llama().model_config())
+    foreseen = [_Step(shape, plan(head_loss="chunked", softcap=capped)).loss_forward() for capped in (True, False)]
+    assert peak(15.0) - peak(0.0) == foreseen[0] - foreseen[1] == 4 * CHUNK * VOCAB
+
+
 def test_validation_and_tasks_are_the_peak_where_they_need_more():
     tiny = {"seq_len": 8, "local_batch_size": 1, "device": "cpu"}
     assert total(**tiny) < total(**tiny, validates=True)
@@ -252,6 +265,30 @@ def test_ranks_divide_states_and_rows():
     assert half.activations < 0.6 * one.activations
     assert total(strategy="fsdp2", tp=2) < total(strategy="fsdp2")
     assert total(strategy="fsdp2", shards=8, offload=True) < total(strategy="fsdp2", shards=8)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_muon_keeps_one_number_of_a_matrix_and_works_on_stacks(dtype, tmp_path):
+    model = ready(gpt2(n_embd=128), None)
+    optimizer = build_optimizer(model, muon_adamw(orthogonalization_dtype=dtype, normuon_beta2=0.95)(model))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    kept = sum(4 * value.numel() for state in optimizer.state.values() for value in state.values())
+    settings = plan(muon_bytes=muon_bytes_of(dtype))
+    step = _Step(shape_of(model.model_config()), settings)
+    assert step.kept_by_optimizer() == pytest.approx(kept, rel=0.02)  # and NorMuon's averages
+    assert step.update_of_muon() == pytest.approx(allocated(optimizer.step, tmp_path), rel=0.15)
+
+
+def test_muon_divides_what_it_keeps_under_ddp_too():
+    muon = dataclasses.replace(ON_GPU, muon_bytes=2)
+    one = peak_memory(GPT2_SMALL, muon)
+    copies = peak_memory(GPT2_SMALL, dataclasses.replace(muon, strategy="ddp", ranks=4))
+    assert copies.moments == pytest.approx(one.moments / 4, rel=1e-6)
+    assert one.moments == 4 * (2 * GPT2_SMALL.stored_params - GPT2_SMALL.block_params)
+    assert total(muon_bytes=2) < total()
+    small = {"local_batch_size": 1, "seq_len": 8}
+    assert total(muon_bytes=2, **small) > total(muon_bytes=0, moments=1, **small)
 
 
 def test_gradients_stay_whole_between_micro_batches_of_fsdp():

@@ -23,6 +23,7 @@ def arguments(dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torch_finds_nothing_wrong_with_the_operator(dtype):
     torch.library.opcheck(chunked_nll, (*arguments(dtype), 1e-2))
+    torch.library.opcheck(chunked_nll, (*arguments(dtype), 0.0, None, True, 2.0))
 
 
 def test_logits_become_their_gradient():
@@ -37,13 +38,14 @@ def test_logits_become_their_gradient():
     assert logits[:, VOCAB:].abs().max() == 0
 
 
-def test_the_traced_form_is_the_eager_one():
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_the_traced_form_is_the_eager_one(softcap):
     logits = torch.randn(6, PADDED, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([3, 99, IGNORE_INDEX, 0, 7, 7])
     traced = logits.clone()
     compiled = torch.compile(nll_and_gradient, dynamic=False, backend="aot_eager")
-    found = compiled(traced, labels, VOCAB, IGNORE_INDEX, 1e-2)
-    assert found.item() == pytest.approx(nll_and_gradient(logits, labels, VOCAB, IGNORE_INDEX, 1e-2).item(), rel=1e-6)
+    more = labels, VOCAB, IGNORE_INDEX, 1e-2, torch.arange(6.0), None, softcap
+    assert compiled(traced, *more).item() == pytest.approx(nll_and_gradient(logits, *more).item(), rel=1e-6)
     torch.testing.assert_close(traced, logits, atol=1e-6, rtol=1e-5)
 
 

@@ -218,6 +218,51 @@ def test_a_z_loss_of_weight_one_drives_log_z_to_zero(loss, tensors):
     assert weight[:VOCAB].logsumexp(0).abs() < 0.05
 
 
+# ------------------------------------------------------------------------------------------------------ softcap
+
+CAP = 3.0  # logits have a deviation of 1.5: many are capped
+
+
+def capped_by_autograd(hidden, weight, labels, *, z_loss_weight, row_weights):
+    """The formula over whole logits in float64: nll, its gradients and those of the z-loss, and the nll of each row."""
+    hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    logits = CAP * torch.tanh(hidden @ weight[:VOCAB].T / CAP)
+    counted = labels != IGNORE_INDEX
+    nll = torch.where(counted, -logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0], 0.0)
+    z_loss = torch.where(counted, z_loss_weight * logits.logsumexp(-1).square(), 0.0)
+    total = ((nll + z_loss) * row_weights[:, None]).sum()
+    return nll.sum().detach(), *torch.autograd.grad(total, (hidden, weight)), nll.sum(1).detach()
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 64, 1])
+@pytest.mark.parametrize("z_loss_weight", [0.0, WEIGHT])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_softcap_in_chunks_is_autograds(tensors, chunk_tokens, z_loss_weight, dtype, tolerance):
+    loss = ChunkedCrossEntropy(chunk_tokens=chunk_tokens, z_loss_weight=z_loss_weight)
+    hidden, weight, labels = tensors
+    row_weights = torch.tensor([1.0, 0.0, 2.5])
+    plain = capped_by_autograd(*tensors, z_loss_weight=z_loss_weight, row_weights=torch.ones(ROWS))
+    weighted = capped_by_autograd(*tensors, z_loss_weight=z_loss_weight, row_weights=row_weights)
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        nll = loss(hidden, weight, labels, vocab_size=VOCAB, softcap=CAP)
+        rows = loss.by_row(hidden, weight, labels, vocab_size=VOCAB, row_weights=row_weights, softcap=CAP)
+    found = (nll.detach(), *torch.autograd.grad(nll, (hidden, weight)), rows[1:])
+    of_rows = (rows[0].detach(), *torch.autograd.grad(rows[0], (hidden, weight)), rows[1:])
+    for numbers, expected in ((found, plain), (of_rows, weighted)):
+        for one, wanted in zip(numbers, expected, strict=True):
+            assert (one - wanted).norm() / wanted.norm() < tolerance
+    assert not torch.autograd.grad(loss(hidden, weight, labels, vocab_size=VOCAB, softcap=CAP), weight)[0][VOCAB:].any()
+
+
+def test_a_softcap_that_caps_nothing_is_none(tensors):
+    loss = ChunkedCrossEntropy()
+    capped = [loss(*tensors, vocab_size=VOCAB, softcap=cap).item() for cap in (1e4, 1.0)]
+    plain = loss(*tensors, vocab_size=VOCAB).item()
+    assert capped[0] == pytest.approx(plain, rel=1e-5)
+    assert capped[1] != pytest.approx(plain, rel=1e-2)
+
+
 @pytest.mark.parametrize("weight", [-1e-4, float("nan"), float("inf")])
 def test_an_impossible_z_loss_weight_is_refused(weight):
     for kind in (MaskedCrossEntropy, ChunkedCrossEntropy):

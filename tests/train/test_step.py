@@ -13,6 +13,7 @@ from automodel_cli.device import configure_process
 from automodel_cli.distributed.grad_sync import GradSync
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
+from automodel_cli.train.muon.rules import muon_adamw
 from automodel_cli.train.optimizers import build_adamw, build_optimizer
 from automodel_cli.train.param_groups import UpdateRule, same_rule
 from automodel_cli.train.step import train_step
@@ -162,13 +163,14 @@ class BrokenAt:
 
 
 @pytest.mark.parametrize("broken", [BrokenAt(float("nan"), False), BrokenAt(float("inf"), False), BrokenAt(1.0, True)])
-@pytest.mark.parametrize("kind", ["fused AdamW", "plain AdamW", "SGD"])
+@pytest.mark.parametrize("kind", ["fused AdamW", "plain AdamW", "SGD", "muon_adamw"])
 def test_a_step_that_is_not_finite_changes_nothing(broken, kind):
     model = tiny()
     optimizer = {
         "fused AdamW": adamw,
         "plain AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False),
         "SGD": lambda model: torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9),
+        "muon_adamw": lambda model: build_optimizer(model, muon_adamw(normuon_beta2=0.95)(model)),
     }[kind](model)
     assert not train_step(model, MaskedCrossEntropy(), optimizer, [batch(0)]).skipped
     before, moments = weights(model), copy.deepcopy(optimizer.state_dict()["state"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from automodel_cli.assembly.machine.memory import moments
+from automodel_cli.assembly.machine.memory import numbers_kept
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -63,8 +63,7 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
         if fresh:
             _refuse_moved(cfg.init_from, nested_runs.files_of_run(folder))
         refuse_foreign_config(folder)
-        numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer) + (cfg.ema is not None))
-        layout.refuse_full_disk(folder, numbers * torch.float32.itemsize)
+        layout.refuse_full_disk(folder, numbers_kept(cfg, model) * torch.float32.itemsize)
 
     on_rank_zero(world, check, what=WHAT)
 

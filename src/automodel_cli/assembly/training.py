@@ -46,7 +46,7 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
         return LogitsLoss(loss)
     if loss is None or type(loss) is MaskedCrossEntropy:
         weight = 0.0 if loss is None else loss.z_loss_weight
-        chunked = fast_path.head_loss == "chunked"
+        chunked = fast_path.head_loss != "plain"
         loss = ChunkedCrossEntropy(z_loss_weight=weight) if chunked else loss or MaskedCrossEntropy()
     if isinstance(loss, ChunkedCrossEntropy):
         loss.fused = fast_path.compile

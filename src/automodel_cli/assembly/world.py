@@ -84,8 +84,7 @@ def check_spread(cfg: PretrainConfig, model: CausalLM, world: World) -> None:
         ConfigError: its heads or matrices do not divide, or its attention cannot be reached.
     """
     tp, cp = world.axis_size("tp"), world.axis_size("cp")
-    if tp * cp > 1 and not model.spreads_attention:
-        model.change_attention(lambda attend: attend)  # which says so
+    model.check_spread(tp=tp, cp=cp)
     if tp > 1:
         check_plan(model, plan_of(cfg, model), model.head_counts(), tp)
 

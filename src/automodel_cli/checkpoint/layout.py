@@ -99,7 +99,7 @@ class FastPathFacts(FileModel):
     compile: bool = False
     compile_mode: str = ""
     compile_scope: Literal["model", "blocks"] = "model"
-    head_loss: Literal["plain", "chunked"] = "plain"
+    head_loss: Literal["plain", "chunked", "chunked_capped"] = "plain"
     attention: str = ""
     optimizer: Literal["fused", "foreach", "loop", "own"] = "own"
     threads: int = Field(1, ge=1, le=_MAX_THREADS)

@@ -32,6 +32,7 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl.rows import Row, common_prefix
 from automodel_cli.evaluation.likelihood import eval_mode
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.models.layers.gpt import softcapped
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.sizing.memory import TASK_LOGITS
 from automodel_cli.train.losses import padding_bias
@@ -77,13 +78,22 @@ class _Job:
 class SpanHead:
     """A head that returns ``[2, N]``: negative log-likelihood and whether it was the likeliest, for scored tokens."""
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+    takes_softcap = True
+
+    def __call__(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, softcap: float = 0.0
+    ) -> Tensor:
         """From hidden states ``[B, T, D]``, the head weight ``[P, D]`` and labels ``[B, T]``."""
         scored = labels.flatten() != IGNORE_INDEX
-        bias = padding_bias(weight, vocab_size)
         size = max(1, TASK_LOGITS.get(hidden.device.type, TASK_LOGITS["cuda"]) // weight.shape[0])
         states, targets = hidden.flatten(0, 1)[scored].split(size), labels.flatten()[scored].split(size)
-        found = [_score(F.linear(piece, weight, bias), own) for piece, own in zip(states, targets, strict=True)]
+        bias = padding_bias(weight, vocab_size) if not softcap else None
+
+        def logits_of(piece: Tensor) -> Tensor:
+            logits = F.linear(piece, weight, bias)
+            return softcapped(logits[:, :vocab_size], softcap) if softcap else logits
+
+        found = [_score(logits_of(piece), own) for piece, own in zip(states, targets, strict=True)]
         return torch.cat(found, dim=1)
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -100,7 +110,11 @@ def _score(logits: Tensor, targets: Tensor) -> Tensor:
 class _NoHead:
     """A head that computes nothing: of a shared beginning only keys and values are wanted."""
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+    takes_softcap = True
+
+    def __call__(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, softcap: float = 0.0
+    ) -> Tensor:
         return hidden.new_zeros(())
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:

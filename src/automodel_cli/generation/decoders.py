@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
+from automodel_cli.models.layers.gpt import softcapped
 from automodel_cli.models.layers.kv_cache import KVCache
 
 
@@ -36,9 +37,14 @@ class Decoder(Protocol):
 class LastLogits:
     """A ``head_loss`` that is no loss: logits of the last position only, ``[B, V]``."""
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor | None, *, vocab_size: int) -> Tensor:
+    takes_softcap = True
+
+    def __call__(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor | None, *, vocab_size: int, softcap: float = 0.0
+    ) -> Tensor:
         """From hidden states ``[B, T, D]`` and the head weight ``[P, D]``."""
-        return nn.functional.linear(hidden[:, -1], weight)[:, :vocab_size]
+        logits = nn.functional.linear(hidden[:, -1], weight)[:, :vocab_size]
+        return softcapped(logits, softcap) if softcap else logits
 
     def from_logits(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """From whole logits ``[B, T, V]``, for models that give no hidden states."""

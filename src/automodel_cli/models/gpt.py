@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
+from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt_config import GPTConfig
 from automodel_cli.models.init import copy_whole
 from automodel_cli.models.interface import HFTensor, Role
@@ -81,11 +82,10 @@ class GPT(OwnCausalLM):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
+        self.softcap = config.softcap
         self.has_hf_format, self.direct_head = config.hf_kind is not None, not config.softcap
         if not self.has_hf_format:
             self.why_no_hf_format = config.why_no_hf_format
-        if not self.direct_head:
-            self.notes.append(f"softcap {config.softcap:g}: the loss uses whole logits")
         attend = grouped(attend_by_name(config.attn_implementation))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
         if config.positions == "learned":
@@ -134,12 +134,22 @@ class GPT(OwnCausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
-        return softcapped(logits, self.config.softcap) if self.config.softcap else logits
+        return softcapped(logits, self.softcap) if self.softcap else logits
 
     @property
     def spreads_attention(self) -> bool:
         """Not where a layer has a window: ranks that hold pieces of a row know only the causal mask."""
         return not any(self.windows)
+
+    def check_spread(self, *, tp: int, cp: int) -> None:
+        options = [f"window_pattern {self.config.window_pattern}"] if tp * cp > 1 and any(self.windows) else []
+        options += ["value_embeddings"] if tp > 1 and self.config.value_embeddings else []
+        if options:
+            raise ConfigError(
+                f"build_gpt_model: {' and '.join(options)} cannot be spread over {tp * cp} ranks of one row",
+                "set tp_size and cp_size to 1 (ddp and fsdp2 divide rows among ranks), or leave them out",
+            )
+        super().check_spread(tp=tp, cp=cp)
 
     def tp_plan(self) -> dict[str, str]:
         """None with value embeddings, whose tables would have to be divided by heads."""

@@ -57,6 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Radford et al. 2019; the function of nanochat as transformers has it (``NanoChatForCausalLM``)."""
+_CAPS = (1e-3, 1e6)  # beyond these fp32 has no gradient left, or nothing is capped
 _FROM_PRESET: Any = None  # the default of what a preset decides
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -138,8 +139,7 @@ class GPTConfig(GroupedHeads, ModelConfig):
         activation: ``relu2`` (So et al. 2021), ``swiglu`` (Shazeer 2020), ``gelu_tanh`` or ``gelu`` (erf).
         bias: biases in linear layers and in LayerNorm.
         tie_word_embeddings: the head is the token embedding.
-        softcap: c: logits become c tanh(logits / c), in fp32 (Gemma 2, 2024); 0: they stay. The loss then uses whole
-            logits.
+        softcap: c: logits become c tanh(logits / c), in fp32 (Gemma 2, 2024); 0: they stay.
         window_pattern: a letter a layer, from the first on and repeated: S looks back ``short_window`` tokens, L to the
             beginning. The last layer is always L. ``SSSL`` in nanochat.
         short_window: tokens that an S layer sees, the own one included; None: max_position_embeddings / 2.
@@ -216,8 +216,8 @@ class GPTConfig(GroupedHeads, ModelConfig):
             for name in ("norm_eps", "rope_theta", "initializer_range")
             if not is_positive(getattr(self, name))
         ]
-        if not (self.softcap == 0 or is_positive(self.softcap)):
-            problems.append(f"softcap is {self.softcap!r}, expected a number above 0, or 0 for none")
+        if not (self.softcap == 0 or (is_positive(self.softcap) and _CAPS[0] <= self.softcap <= _CAPS[1])):
+            problems.append(f"softcap is {self.softcap!r}, expected {_CAPS[0]:g} to {_CAPS[1]:g}, or 0 for none")
         if not self.window_pattern or set(self.window_pattern) - {"S", "L"}:
             problems.append(f"window_pattern is {self.window_pattern!r}, expected letters S and L, such as SSSL")
         return problems

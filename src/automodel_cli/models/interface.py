@@ -38,6 +38,11 @@ class HeadLoss(Protocol):
         """For ``logits [B, T, V]`` of a model that gives no hidden states."""
 
 
+def takes_softcap(head_loss: HeadLoss) -> bool:
+    """Whether ``head_loss`` can be called with ``softcap=c`` too, and caps its logits itself, wherever it has them."""
+    return bool(getattr(head_loss, "takes_softcap", False))
+
+
 @dataclass(frozen=True)
 class HFTensor:
     """How one of our weights lies in a Hugging Face folder."""
@@ -82,6 +87,7 @@ class CausalLM(nn.Module, ABC):
     residual_dtype: torch.dtype | None = None  # what was chosen; None: that of the embeddings
     attn_implementation: str | None = None  # the name of its attention; ``auto``: the run chooses a kernel
     direct_head: bool = True  # whether logits are hidden @ W^T and no more; if not, a loss gets whole logits
+    softcap: float = 0.0  # c, where they are c tanh(hidden @ W^T / c) instead; a loss may cap them (``takes_softcap``)
     has_hf_format: bool = False  # whether it can be a Hugging Face folder
     why_no_hf_format: str = "a model of your own has no Hugging Face format"  # where it cannot
     hf_prefix: str = ""  # of names in such a folder, which old ones lack
@@ -142,7 +148,19 @@ class CausalLM(nn.Module, ABC):
         Raises:
             ConfigError: this model's attention cannot be reached.
         """
-        raise ConfigError(
+        raise self._not_spread()
+
+    def check_spread(self, *, tp: int, cp: int) -> None:
+        """Check that so many tensor- and context-parallel ranks can share this model's attention.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        if tp * cp > 1 and not self.spreads_attention:
+            raise self._not_spread()
+
+    def _not_spread(self) -> ConfigError:
+        return ConfigError(
             f"the attention of {type(self).__name__} cannot be spread over ranks",
             "set tp_size and cp_size to 1, or use build_gpt2_model or a Llama-like transformers model",
         )

@@ -6,7 +6,7 @@ What follows from the numbers alone is here as well: how large the model is, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -15,6 +15,8 @@ from automodel_cli.sizing.shape import ParamCounts, Shape, padded_vocab
 
 UNSTORED = frozenset({"is_meta_device", "n_ctx"})
 """Arguments of builders that say nothing about the architecture."""
+MOST_LAYERS = 10_000
+"""Far above any model; a slip of the keyboard would otherwise be built for minutes."""
 
 
 class ModelConfig(ABC):
@@ -149,13 +151,17 @@ class GroupedHeads:
         return problems
 
 
-def size_problems(config: ModelConfig, names: Iterable[str]) -> list[str]:
+def size_problems(config: ModelConfig, names: Sequence[str]) -> list[str]:
     """What is wrong with the sizes called ``names``."""
-    return [
+    problems = [
         f"{name} is {getattr(config, name)!r}, expected a whole number of at least 1"
         for name in names
         if not is_positive(getattr(config, name), whole=True)
     ]
+    layers = next((name for name in names if name in ("n_layer", "num_hidden_layers")), None)
+    if not problems and layers and getattr(config, layers) > MOST_LAYERS:
+        problems.append(f"{layers} is {getattr(config, layers):,}, expected at most {MOST_LAYERS:,}")
+    return problems
 
 
 def token_ids(value: int | list[int] | None) -> list[int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.init import fill_constant, fill_normal
-from automodel_cli.models.interface import CausalLM, HeadLoss, Role
+from automodel_cli.models.interface import CausalLM, HeadLoss, Role, takes_softcap
 from automodel_cli.models.layers.attention_kernels import AttendWith
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.shared import Attend, attention_mask, positions_of
@@ -62,8 +62,9 @@ class OwnCausalLM(CausalLM):
         hidden = self.hidden(batch, cache)
         if cache is not None:
             cache.advance(batch.input_ids.shape[1])
-        if head_loss is not None and self.direct_head:
-            return head_loss(hidden, self.head_weight(), batch.labels, vocab_size=self.vocab_size)
+        if head_loss is not None and (self.direct_head or (self.softcap and takes_softcap(head_loss))):
+            more = {"softcap": self.softcap} if self.softcap else {}
+            return head_loss(hidden, self.head_weight(), batch.labels, vocab_size=self.vocab_size, **more)
         logits = self.logits(hidden)
         return logits if head_loss is None else head_loss.from_logits(logits, batch.labels)
 

@@ -17,7 +17,7 @@ from automodel_cli.config.targets.own_models import SizedModel, own_model
 from automodel_cli.config.targets.target import Target
 from automodel_cli.data.sampler import grad_accum_steps
 from automodel_cli.errors import ConfigError
-from automodel_cli.sizing.memory import StepPlan, moments_of, peak_memory
+from automodel_cli.sizing.memory import StepPlan, moments_of, muon_bytes_of, peak_memory
 from automodel_cli.sizing.shape import ParamCounts, flops_per_token
 from automodel_cli.text import plural
 
@@ -221,7 +221,8 @@ def _halves(rows: int, most: int) -> list[int]:
 def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, num_gpus: int) -> float:
     """Highest memory of a compiled step in bf16 on a GPU."""
     section, optimizer = cfg.distributed, cfg.optimizer or Target("AdamW")
-    moments = moments_of(aliases.present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
+    name = aliases.present_name(optimizer.name).rpartition(".")[2]
+    orthogonalized = optimizer.arguments.get("orthogonalization_dtype", "auto") if name == "muon_adamw" else "none"
     strategy = ("ddp" if section.strategy == "ddp" else "fsdp2") if num_gpus > 1 else None
     plan = StepPlan(
         seq_len=seq_len,
@@ -229,10 +230,12 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
         residual_bytes=2,
         compiled=True,
         whole=num_gpus == 1,
-        head_loss="plain" if getattr(model, "softcap", 0) else "chunked",
+        head_loss="chunked",
         chunk_tokens=_CHUNK_TOKENS,
         recompute=section.recompute,
-        moments=moments,
+        moments=moments_of(name, optimizer.arguments),
+        muon_bytes=muon_bytes_of(orthogonalized),
+        ranks=num_gpus,
         accumulates=max(cfg.step_scheduler.global_batch_sizes) > rows * num_gpus,
         strategy=strategy,
         shards=num_gpus,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from automodel_cli.batch import Batch
 from automodel_cli.generation.decoders import Cached, Decoder, FullForward, LastLogits
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.models.layers.gpt import softcapped
 from automodel_cli.models.layers.kv_cache import KVCache, SlotCache
 from automodel_cli.models.own import OwnCausalLM
 
@@ -83,12 +84,17 @@ class BatchedRows:
 class LogitsAt:
     """A ``head_loss`` that is no loss: logits at one position of each row, int64 ``[B]``."""
 
+    takes_softcap = True
+
     def __init__(self, places: Tensor) -> None:
         self._places = places
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor | None, *, vocab_size: int) -> Tensor:
+    def __call__(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor | None, *, vocab_size: int, softcap: float = 0.0
+    ) -> Tensor:
         """From hidden states ``[B, T, D]`` and the head weight ``[P, D]``."""
-        return nn.functional.linear(self._of(hidden), weight)[:, :vocab_size]
+        logits = nn.functional.linear(self._of(hidden), weight)[:, :vocab_size]
+        return softcapped(logits, softcap) if softcap else logits
 
     def from_logits(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """From whole logits ``[B, T, V]``."""

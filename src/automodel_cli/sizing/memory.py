@@ -30,12 +30,15 @@ from automodel_cli.sizing.shape import Shape
 FP32_BYTES = 4
 _COMPUTE_BYTES = {"fp32": 4}  # everything else that matrix products are computed in is kept in two bytes
 _MIB = 1 << 20
-_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "muon_adamw": 1, "RMSprop": 1, "Rprop": 2}
+_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "RMSprop": 1, "Rprop": 2}
 DEFAULT_MOMENTS = 2
 """AdamW's."""
 
 TASK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of scored positions at once, in in-context tasks."""
+
+_MUON_AT_ONCE, _MUON_WORKS_ON = 1 << 26, {2: 11, 4: 8}
+"""Elements that ``train.muon.optimizer`` works on at a time, and bytes that it allocates for each (measured)."""
 
 _CPU_LIBRARIES = 40 * _MIB
 
@@ -56,12 +59,16 @@ class StepPlan:
     head_loss: str = "plain"  # plain or chunked; ``chunk_tokens`` of the latter
     chunk_tokens: int = 1024
     z_loss: bool = False  # whether the loss has one
+    softcap: bool = False  # whether logits are capped
     recompute: str | None = None  # None, full or selective: activation checkpointing
     # ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights ``[B, H, T,
     # T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well
     attention: str = "linear"
     dropout: bool = False  # whether masks are kept
     moments: int = 2  # numbers that the optimizer keeps of each weight (AdamW 2)
+    # muon_adamw: bytes of a number of the matrices that it makes orthogonal; of those it keeps one less. 0: another
+    muon_bytes: int = 0
+    ranks: int = 1  # all; muon_adamw divides what it keeps over them under ddp too
     # An update has several micro-batches: gradients are there during the forward pass
     accumulates: bool = False
     device: str = "cuda"  # ``cpu`` or ``cuda``
@@ -128,6 +135,11 @@ def moments_of(optimizer: str, arguments: Mapping[str, Any]) -> int:
     return _MOMENTS.get(optimizer, DEFAULT_MOMENTS) + int(bool(arguments.get("amsgrad")))
 
 
+def muon_bytes_of(orthogonalization: str) -> int:
+    """``StepPlan.muon_bytes`` of matrices that are orthogonalized in bfloat16 or float32; ``none``: no Muon."""
+    return {"none": 0, "float32": FP32_BYTES}.get(orthogonalization, 2)
+
+
 def peak_memory(shape: Shape, plan: StepPlan) -> PeakMemory | None:
     """The moment of a step at which most memory is in use; None where too little is known of the model."""
     if None in (shape.layers, shape.width, shape.hidden, shape.heads, shape.key_width, shape.mlp_width):
@@ -166,7 +178,7 @@ class _Step:
             rest = all_gradients - self.held(FP32_BYTES * self.shape.table_params)
             rest -= self.held(FP32_BYTES * self.shape.head_params)
             yield self.at("embedding", rest, 0, head_gradient + table_gradient)
-        yield self.at("optimizer", all_gradients, 0, 0)
+        yield self.at("optimizer", all_gradients, 0, 0, self.update_of_muon())
         if self.plan.validates:
             head = self.loss_forward() + (0 if self.plan.head_loss == "chunked" else self.head_kept())
             yield self.scoring("validation", all_gradients, self.tokens, self.plan.seq_len, head)
@@ -199,12 +211,13 @@ class _Step:
     def at(self, moment: str, gradients: int, activations: int, head: int, workspace: int = 0) -> PeakMemory:
         """A moment, with what is there all the time."""
         stored = 0 if self.plan.offload else self.held(FP32_BYTES * self.shape.stored_params)
+        moments = 0 if self.plan.offload else self.kept_by_optimizer()
         gathered = 0 if moment == "optimizer" else self.gathered()
         return PeakMemory(
             moment,
             weights=stored + gathered,
             gradients=gradients + self.buckets(),
-            moments=self.plan.moments * stored,
+            moments=moments,
             average=self.plan.averages * stored,
             activations=activations,
             head=head,
@@ -216,7 +229,7 @@ class _Step:
         """On a CPU: what the process had, libraries that work brings in, and a copy that is being written."""
         if self.plan.device != "cpu":
             return 0
-        copy = (1 + self.plan.moments + self.plan.averages) * self.held(FP32_BYTES * self.shape.stored_params)
+        copy = (1 + self.plan.averages) * self.held(FP32_BYTES * self.shape.stored_params) + self.kept_by_optimizer()
         return self.plan.resident_bytes + _CPU_LIBRARIES + (copy if self.plan.staged else 0)
 
     # ---------------------------------------------------------------------------------- weights and gradients
@@ -226,6 +239,28 @@ class _Step:
         blocks = size * self.shape.block_params // max(1, self.shape.stored_params)
         whole = size - blocks + blocks // self.plan.tp
         return -(-whole // self.plan.shards) if self.sharded else whole
+
+    def kept_by_optimizer(self) -> int:
+        """Its numbers of the weights, in fp32."""
+        numbers = self.plan.moments * self.held(FP32_BYTES * self.shape.stored_params)
+        if not self.plan.muon_bytes:
+            return numbers
+        numbers -= FP32_BYTES * self.matrices()
+        return -(-numbers // self.plan.ranks) if self.plan.strategy == "ddp" else numbers
+
+    def matrices(self) -> int:
+        """Numbers in the matrices of the blocks, as this rank has weights."""
+        return self.shape.block_params // (self.plan.tp * self.plan.shards if self.sharded else 1)
+
+    def update_of_muon(self) -> int:
+        """Updates before and after they are stacked; what is sent and received; what is worked on at a time."""
+        if not self.plan.muon_bytes:
+            return 0
+        whole, ranks = self.plan.muon_bytes * self.matrices(), self.plan.ranks
+        own = -(-whole // ranks) if self.plan.strategy == "ddp" else whole
+        travels = 0 if ranks == 1 else own + whole  # under ddp each rank receives all that was updated
+        at_once = _MUON_WORKS_ON[self.plan.muon_bytes] * min(_MUON_AT_ONCE, self.matrices())
+        return max(2 * own, own + at_once) + travels
 
     def gradients(self) -> int:
         """fp32, as weights; FSDP2 divides them when they are exchanged, after the last micro-batch."""
@@ -385,6 +420,8 @@ class _Step:
                 return buffer + head + (0 if self.plan.half else self.c * self.head_size)
             if self.plan.half and not self.compiled_ends:
                 buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # scores in fp32
+            if self.plan.softcap and not self.compiled_ends:
+                buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # slopes
             return buffer + head + self.c * self.head_size  # product of a chunk
         if self.compiled_ends:
             return self.c * self.logits

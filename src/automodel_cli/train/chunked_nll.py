@@ -10,6 +10,8 @@ Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P pa
 
 s is 1, or with a z-loss of weight w (``losses``) 1 + 2 w logsumexp(logits): its gradient is added to that of the nll,
 its value to nothing. With token weights row i of that gradient is multiplied by the weight of token i, no value is.
+With a softcap c logits become c tanh(logits / c) (``softcapped``) before all of this, and the gradient is multiplied
+by the slope of that, 1 - tanh^2.
 
 Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
 plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise
@@ -45,6 +47,7 @@ def chunked_nll(
     z_loss_weight: float = 0.0,
     token_weights: Tensor | None = None,
     each: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of nll and the gradients of nll and z-loss; these are empty without ``needs_grad``.
 
@@ -55,6 +58,7 @@ def chunked_nll(
         fused: compile the elementwise steps.
         token_weights: fp32 ``[N]``, what the gradient of each token is multiplied by; None: nothing.
         each: also give the nll of each token.
+        softcap: c; 0: logits are what they are.
 
     Returns:
         nll (fp32 scalar), gradient of hidden ``[N, D]`` (compute dtype), gradient of weight ``[P, D]`` (fp32), nll of
@@ -72,7 +76,7 @@ def chunked_nll(
         def scored(number: int, part: Tensor, chunk_labels: Tensor) -> Tensor:
             tokens = slice(number * rows, number * rows + len(part))
             more = (None if token_weights is None else token_weights[tokens], nll_each[tokens] if each else None)
-            return score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight, *more)
+            return score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight, *more, softcap)
 
         if not needs_grad:
             for number, (chunk, chunk_labels) in enumerate(_chunks(rows, hidden, labels)):
@@ -140,16 +144,19 @@ def nll_and_gradient(
     z_loss_weight: float = 0.0,
     token_weights: Tensor | None = None,
     nll_each: Tensor | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     """Sum of nll of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows.
 
-    The gradient's rows are multiplied by ``token_weights [C]``; ``nll_each [C]`` receives the nll of each token.
+    The gradient's rows are multiplied by ``token_weights [C]``; ``nll_each [C]`` receives the nll of each token. With
+    ``softcap`` it is the nll of the capped logits.
     """
     if torch.compiler.is_compiling():
         return _nll_and_gradient_traced(
-            logits, labels, vocab_size, ignore_index, z_loss_weight, token_weights, nll_each
+            logits, labels, vocab_size, ignore_index, z_loss_weight, token_weights, nll_each, softcap
         )
     scores = logits.float()  # logits itself where that is fp32 already
+    slope = _cap(scores, softcap) if softcap else None
     scores[:, vocab_size:] = float("-inf")
     counted = (labels != ignore_index).unsqueeze(1)
     target = labels.unsqueeze(1).where(counted, 0)
@@ -161,11 +168,19 @@ def nll_and_gradient(
     if z_loss_weight:
         probs.mul_(1 + 2 * z_loss_weight * logsumexp)
     probs.scatter_add_(1, target, torch.full_like(picked, -1.0))
-    logits.copy_(probs.mul_(counted if token_weights is None else counted * token_weights[:, None]))
+    probs.mul_(counted if token_weights is None else counted * token_weights[:, None])
+    logits.copy_(probs if slope is None else probs.mul_(slope))
     nll = (logsumexp - picked).where(counted, 0.0)
     if nll_each is not None:
         nll_each.copy_(nll.squeeze(1))
     return nll.sum()
+
+
+def _cap(scores: Tensor, softcap: float) -> Tensor:
+    """Cap ``scores`` (fp32), in place; the slope of that at each."""
+    slope = scores.div_(softcap).tanh_().square().neg_().add_(1)
+    scores.mul_(softcap)
+    return slope
 
 
 def _nll_and_gradient_traced(
@@ -176,20 +191,26 @@ def _nll_and_gradient_traced(
     z_loss_weight: float,
     token_weights: Tensor | None,
     nll_each: Tensor | None,
+    softcap: float,
 ) -> Tensor:
     """The same, in operations that a compiler fuses into one pass over each row."""
     columns = torch.arange(logits.shape[1], device=logits.device)
-    scores = torch.where(columns < vocab_size, logits.float(), float("-inf"))
+    wide = logits.float()
+    tanh = torch.tanh(wide / softcap) if softcap else None
+    wide = wide if tanh is None else softcap * tanh
+    scores = torch.where(columns < vocab_size, wide, float("-inf"))
     counted = (labels != ignore_index).unsqueeze(1)
     target = labels.unsqueeze(1).where(counted, 0)
     logsumexp = torch.logsumexp(scores, 1, keepdim=True)
-    picked = logits.gather(1, target).float()
+    picked = wide.gather(1, target)
     probs = (scores - logsumexp).exp()
     if z_loss_weight:
         probs = probs * (1 + 2 * z_loss_weight * logsumexp)
     grad = probs - (columns == target).float()
     if token_weights is not None:
         grad = grad * token_weights[:, None]
+    if tanh is not None:
+        grad = grad * (1 - tanh.square())
     logits.copy_(grad.where(counted, 0.0))
     nll = (logsumexp - picked).where(counted, 0.0)
     if nll_each is not None:
@@ -230,6 +251,7 @@ def _(
     z_loss_weight: float = 0.0,
     token_weights: Tensor | None = None,
     each: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nll = hidden.new_empty((), dtype=torch.float32)
     nll_each = hidden.new_empty(hidden.shape[0] if each else 0, dtype=torch.float32)
@@ -249,7 +271,7 @@ def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None
     grad_hidden, grad_weight = ctx.saved_tensors
     scaled_hidden = (grad_hidden * grad_nll).to(grad_hidden.dtype)
     scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
-    return scaled_hidden, scaled_weight, *[None] * 9
+    return scaled_hidden, scaled_weight, *[None] * 10
 
 
 chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -27,9 +27,29 @@ def check_z_loss_weight(weight: float) -> None:
         )
 
 
+def check_ignore_index(index: int) -> None:
+    """Raise a ConfigError where another label than that of our data is to be left out."""
+    if index != IGNORE_INDEX:
+        raise ConfigError(
+            f"loss_fn ignore_index is {index}, but data mark tokens without a loss with {IGNORE_INDEX}",
+            "leave it out",
+        )
+
+
 @dataclass(eq=False, repr=False)
 class MaskedArguments:
-    """What ``MaskedCrossEntropy`` takes."""
+    """What ``MaskedCrossEntropy`` takes.
+
+    Args:
+        fp32_upcast: compute the softmax in fp32 where logits are in half precision.
+        ignore_index: the label of tokens without a loss; that of the data.
+        reduction: sum; the training step divides once.
+        z_loss_weight: w: the gradient is that of nll + w log(Z)^2, the loss that is shown stays nll (Chowdhery et al.
+            2022, PaLM, arXiv 2204.02311, section 5: 1e-4); 0: none.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
 
     fp32_upcast: bool = True
     ignore_index: int = IGNORE_INDEX
@@ -38,12 +58,22 @@ class MaskedArguments:
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_ignore_index(self.ignore_index)
         check_z_loss_weight(self.z_loss_weight)
 
 
 @dataclass(eq=False, repr=False)
 class ChunkedArguments:
-    """What ``ChunkedCrossEntropy`` takes."""
+    """What ``ChunkedCrossEntropy`` takes.
+
+    Args:
+        chunk_tokens: tokens whose logits are there at a time; None: as many as suit the vocabulary and the device.
+        ignore_index, reduction, z_loss_weight: as for ``MaskedCrossEntropy``: the label of tokens without a loss, sum,
+            and the weight of the z-loss (1e-4 in PaLM).
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
 
     chunk_tokens: int | None = None
     ignore_index: int = IGNORE_INDEX
@@ -52,6 +82,7 @@ class ChunkedArguments:
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_ignore_index(self.ignore_index)
         check_z_loss_weight(self.z_loss_weight)
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ConfigError(

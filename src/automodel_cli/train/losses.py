@@ -11,6 +11,8 @@ the head weight get no probability and no gradient.
 With a ``z_loss_weight`` w the gradient is that of nll + w log(Z)^2 for each label token, Z the sum of the
 exponentials of its logits (z-loss: Chowdhery et al. 2022, PaLM, arXiv 2204.02311, section 5), which keeps log(Z) near
 zero. The value stays the nll: what is logged, and every validation, means the same with and without.
+
+A model whose logits are capped gives a loss that ``takes_softcap`` its hidden states and the cap, others whole logits.
 """
 
 from __future__ import annotations
@@ -146,17 +148,27 @@ class ChunkedCrossEntropy(ChunkedArguments):
     """
 
     fused = False
+    takes_softcap = True
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+    def __call__(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, softcap: float = 0.0
+    ) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
-        return self._nll(hidden, weight, labels, vocab_size)[0]
+        return self._nll(hidden, weight, labels, vocab_size, softcap=softcap)[0]
 
     def by_row(
-        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, row_weights: Tensor | None = None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        *,
+        vocab_size: int,
+        row_weights: Tensor | None = None,
+        softcap: float = 0.0,
     ) -> Tensor:
         """As ``row_losses`` has it, ``[1 + B]``."""
         token_weights = None if row_weights is None else of_tokens(row_weights, labels)
-        nll, each = self._nll(hidden, weight, labels, vocab_size, token_weights, each=True)
+        nll, each = self._nll(hidden, weight, labels, vocab_size, token_weights, each=True, softcap=softcap)
         return with_rows(nll, each, labels)
 
     def _nll(
@@ -168,6 +180,7 @@ class ChunkedCrossEntropy(ChunkedArguments):
         token_weights: Tensor | None = None,
         *,
         each: bool = False,
+        softcap: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Sum of nll, and the nll of each token ``[N]`` where ``each`` is asked for."""
         chunk = self.chunk_tokens or default_chunk_tokens(weight.shape[0], hidden.device.type)
@@ -185,6 +198,7 @@ class ChunkedCrossEntropy(ChunkedArguments):
             self.z_loss_weight,
             token_weights,
             each,
+            softcap,
         )
         return nll, nll_each
 

@@ -24,6 +24,11 @@ _LOWEST = tl.constexpr(-1e30)  # in place of -inf, whose difference with itself 
 
 
 @triton.jit
+def _tanh(x):
+    return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0  # right to 1e-7, also where the exponential is 0 or infinite
+
+
+@triton.jit
 def _nll_and_gradient(
     logits_pointer,
     labels_pointer,
@@ -34,9 +39,11 @@ def _nll_and_gradient(
     ignore_index,
     z_loss_weight,
     token_weights_pointer,
+    softcap,
     LANES: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    CAPPED: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     logits = logits_pointer + row * row_stride
@@ -44,6 +51,8 @@ def _nll_and_gradient(
     counted = label != ignore_index
     # Read before the loops: the reductions between them keep any thread from writing over it earlier.
     picked = tl.load(logits + tl.where(counted, label, 0)).to(tl.float32)
+    if CAPPED:
+        picked = softcap * _tanh(picked / softcap)
     block = tl.arange(0, LANES)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
 
     highest = tl.full((LANES,), _LOWEST, tl.float32)
@@ -51,6 +60,8 @@ def _nll_and_gradient(
     for first in range(0, columns, LANES * NEIGHBOURS):
         at = first + block
         scores = tl.load(logits + at, mask=at < columns, other=_LOWEST).to(tl.float32)
+        if CAPPED:
+            scores = tl.where(at < columns, softcap * _tanh(scores / softcap), _LOWEST)
         own = tl.max(scores, 1)
         own_total = tl.sum(tl.exp(scores - own[:, None]), 1)
         higher = tl.maximum(highest, own)
@@ -64,9 +75,14 @@ def _nll_and_gradient(
     for first in range(0, stored_columns, LANES * NEIGHBOURS):
         at = first + block
         scores = tl.load(logits + at, mask=at < columns, other=_LOWEST).to(tl.float32)
+        if CAPPED:
+            tanh = _tanh(scores / softcap)
+            scores = tl.where(at < columns, softcap * tanh, _LOWEST)
         gradient = tl.exp(scores - logsumexp) * scale - tl.where(at == label, 1.0, 0.0)
         if WEIGHTED:
             gradient = gradient * tl.load(token_weights_pointer + row)
+        if CAPPED:
+            gradient = gradient * (1.0 - tanh * tanh)
         gradient = tl.where(counted, gradient, 0.0)
         tl.store(logits + at, gradient.to(logits_pointer.dtype.element_ty), mask=at < stored_columns)
 
@@ -79,11 +95,12 @@ def nll_and_gradient(
     z_loss_weight: float = 0.0,
     token_weights: Tensor | None = None,
     nll_each: Tensor | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     """Sum of nll (fp32) of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows.
 
     The gradient's rows are multiplied by ``token_weights`` (fp32 ``[C]``); ``nll_each`` (fp32 ``[C]``) receives the nll
-    of each token.
+    of each token. With ``softcap`` it is the nll of the capped logits.
     """
     assert logits.stride(1) == 1 and (token_weights is None or token_weights.stride(0) == 1)
     nll = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device) if nll_each is None else nll_each
@@ -98,9 +115,11 @@ def nll_and_gradient(
             ignore_index,
             z_loss_weight,
             nll if token_weights is None else token_weights,  # a pointer that nothing reads where not WEIGHTED
+            softcap,
             LANES=_LANES,
             NEIGHBOURS=_NEIGHBOURS,
             WEIGHTED=token_weights is not None,
+            CAPPED=softcap > 0,
             num_warps=_WARPS,
         )
     return nll.sum()

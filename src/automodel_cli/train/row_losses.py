@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.models.interface import HeadLoss
+from automodel_cli.models.interface import HeadLoss, takes_softcap
 
 
 class RowLoss(HeadLoss, Protocol):
@@ -42,9 +42,10 @@ class ByRow:
 
     def __init__(self, loss: RowLoss, row_weights: Tensor | None) -> None:
         self.loss, self.row_weights = loss, row_weights
+        self.takes_softcap = takes_softcap(loss)
 
-    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
-        return self.loss.by_row(hidden, weight, labels, vocab_size=vocab_size, row_weights=self.row_weights)
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, **more: float) -> Tensor:
+        return self.loss.by_row(hidden, weight, labels, vocab_size=vocab_size, row_weights=self.row_weights, **more)
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.loss.by_row_from_logits(logits, labels, self.row_weights)

@@ -35,7 +35,7 @@ def chosen(cfg, model, memory=PLENTY, *, seq_len=256, stored=None, world=None):
 
 
 def needed(cfg, model, rows, head_loss="plain"):
-    path = StepPath("fp32", "fp32", compile=False, compile_scope="model", head_loss=head_loss)
+    path = StepPath("fp32", "fp32", compile=False, compile_scope="model", head_loss=head_loss, orthogonalization="none")
     return predict(cfg, model, World.single(), path, seq_len=256, local_batch_size=rows).total
 
 

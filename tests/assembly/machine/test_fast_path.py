@@ -10,14 +10,16 @@ from automodel_cli.assembly.machine import fast_path
 from automodel_cli.assembly.machine.fast_path import choose_fast_path
 from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.batch_sizes import BatchSizes
+from automodel_cli.checkpoint.layout import FastPathFacts
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.models.gpt import build_gpt_model
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.layers import attention_kernels
 
 
-def chosen(tiny_training, stored, processes=1, overrides=(), **model):
-    model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2, **model)
+def chosen(tiny_training, stored, processes=1, overrides=(), model=None, **sizes):
+    model = model or build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2, **sizes)
     return choose_fast_path(
         load_config(PretrainConfig, tiny_training.config(), list(overrides)),
         device=torch.device("cpu"),
@@ -71,6 +73,19 @@ def test_a_loss_that_is_named_wins(tiny_training, monkeypatch, name, expected):
     for stored in (None, {"head_loss": "plain"}, {"head_loss": "chunked"}):
         path = chosen(tiny_training, stored, overrides=[f"loss_fn._target_={name}"])
         assert (path.head_loss, path.reasons["head_loss"]) == (expected, "as configured")
+
+
+def test_chunks_with_a_softcap_have_a_name_of_their_own(tiny_training, monkeypatch):
+    """A run from before losses capped logits has used whole ones, whatever it had chosen: it goes on so."""
+    model = build_gpt_model(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, softcap=15.0)
+    monkeypatch.setattr(fast_path, "pick_loss", lambda **size: ("chunked", "measured"))
+    expected = {None: "chunked_capped", "chunked": "plain", "plain": "plain", "chunked_capped": "chunked_capped"}
+    for kept, taken in expected.items():
+        path = chosen(tiny_training, {"head_loss": kept} if kept else None, model=model)
+        assert path.head_loss == taken
+        assert FastPathFacts.model_validate({"head_loss": taken}).head_loss == taken
+    named = "loss_fn._target_=automodel_cli.train.losses.ChunkedCrossEntropy"
+    assert chosen(tiny_training, {"head_loss": "chunked"}, overrides=[named], model=model).head_loss == "chunked_capped"
 
 
 def test_stored_fp8_holds_without_force(tiny_training):

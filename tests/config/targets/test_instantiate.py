@@ -387,6 +387,30 @@ def test_what_no_optimizer_takes_is_an_error_with_its_place(arguments, says):
     assert str(problem).startswith(f"cfg.yaml:5: {says}")
 
 
+MUON, GPT = ["optimizer._target_=muon_adamw"], ["model={_target_: automodel_cli.models.gpt.build_gpt_model}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([*GPT, "model.activation=tanh", "model.softcap=-1"], "activation is 'tanh', .*; softcap is -1.0"),
+        ([*GPT, "model.num_hidden_layers=100000000"], "num_hidden_layers is 100,000,000, expected at most 10,000"),
+        (["model.n_head=5", "model.n_embd=0"], "n_embd is 0"),
+        (["loss_fn.z_loss_weight=-1"], "z_loss_weight is -1.0"),
+        (["loss_fn.ignore_index=0"], "ignore_index is 0, but data mark"),
+        ([*MUON, "optimizer.momentum=1"], "optimizer: muon_adamw: momentum is 1, expected 0 <= momentum < 1"),
+        ([*MUON, "optimizer.momentum_start=0.85"], "momentum_start is 0.85 and momentum_warmup_steps 0"),
+        ([*MUON, "optimizer.momentum_warmup_steps=9"], "momentum_start is None and momentum_warmup_steps 9"),
+        ([*MUON, "optimizer.lr=0"], "lr is 0 and others are not"),
+        ([*MUON, "optimizer.epsilon=0", "optimizer.scalar_eps=0"], "epsilon is 0, .*; scalar_eps is 0"),
+        (["param_group_overrides=[{pattern: '('}]"], "pattern: expected a regular expression"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused_with_the_configuration(load_text, small_yaml, overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        load_text(small_yaml, *overrides)
+
+
 def test_words_for_no_are_false_to_every_callable(here):
     sections = {
         "optimizer": {"_target_": "torch.optim.AdamW", "amsgrad": "no", "maximize": "off", "fused": "off"},

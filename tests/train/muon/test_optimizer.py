@@ -7,6 +7,7 @@ import torch
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import MatrixLayout
+from automodel_cli.train.muon import optimizer as optimizer_module
 from automodel_cli.train.muon.optimizer import MuonAdamW
 from automodel_cli.train.muon.orthogonal import orthogonalize
 
@@ -64,6 +65,16 @@ def test_stacked_or_one_by_one_is_the_same(settings):
                 optimizer.step()
 
     torch.testing.assert_close(found, run(OneByOne(), apart, 3))
+
+
+@pytest.mark.parametrize("at_once", [1, 96, 200])
+def test_large_stacks_are_worked_on_in_parts(monkeypatch, at_once):
+    """So many elements at a time, or one matrix: as many as fit give the same."""
+    shapes, settings = [(12, 8), (8, 12), (12, 8), (8, 8)], {**EXACT, "beta2": 0.95, "cautious": True}
+    whole, parts = weights(*shapes), weights(*shapes)
+    expected = run(MuonAdamW(whole, **settings), whole, 3)
+    monkeypatch.setattr(optimizer_module, "_AT_ONCE", at_once)
+    torch.testing.assert_close(run(MuonAdamW(parts, **settings), parts, 3), expected)
 
 
 def test_fused_projections_are_made_orthogonal_apart():

@@ -36,7 +36,8 @@ class StepPath:
     residual: str  # the stream between blocks, in the same names
     compile: bool
     compile_scope: str  # model or blocks
-    head_loss: str  # plain or chunked
+    head_loss: str  # plain, chunked, or chunked_capped of a model with a softcap
+    orthogonalization: str  # Muon's: bfloat16 or float32; none: another optimizer
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class FastPath(StepPath):
     compile_mode: str  # torch.compile's
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
     optimizer: str  # AdamW's kernel: fused, foreach or loop; own: another optimizer
-    orthogonalization: str  # Muon's: bfloat16 or float32; none: another optimizer
     threads: int
     processes: int
     fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.layers.fp8.convert
@@ -98,7 +98,6 @@ def choose_fast_path(
         compile_mode=choices.compile_mode(),
         attention=choices.attention(),
         optimizer=choices.optimizer(),
-        orthogonalization=choices.orthogonalization(),
         threads=int(choices.stored.get("threads", 0) if same else 0) or torch.get_num_threads(),
         processes=processes,
         fp8=choices.fp8(),
@@ -140,6 +139,7 @@ class Choices:
             "residual": self.residual(precision),
             "compile_scope": self.compile_scope(),
             "head_loss": self.head_loss(precision),
+            "orthogonalization": self.orthogonalization(),
         }
 
     def precision(self) -> str:
@@ -185,12 +185,15 @@ class Choices:
         return str(self.take("compile_scope", chosen, configured=wanted != "auto"))
 
     def head_loss(self, precision: str) -> str:
-        """plain or chunked: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
+        """plain or in chunks: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
         name = self.cfg.loss_fn.name if self.cfg.loss_fn is not None else ""
+        chunks = "chunked_capped" if self.model.softcap else "chunked"
         if name.startswith("torch.nn.") or name.endswith(".ChunkedCrossEntropy"):
-            kind = "plain" if name.startswith("torch.nn.") else "chunked"
+            kind = "plain" if name.startswith("torch.nn.") else chunks
             return str(self.take("head_loss", (kind, "as configured"), configured=True))
-        if self.stored.get("head_loss") is not None:
+        if (kept := self.stored.get("head_loss")) is not None:
+            if kept == "chunked" and self.model.softcap:  # from before a loss could cap logits: it got whole ones
+                return str(self.take("head_loss", ("plain", "whole logits, as the run began"), configured=True))
             return str(self.take("head_loss", ("", "")))
         size = self.model.padded_vocab_size
         heads = (one for one in self.model.parameters() if one.dim() == 2 and one.shape[0] == size)
@@ -201,6 +204,7 @@ class Choices:
             dtype=autocast_dtype(precision),
             device=self.device,
         )
+        chosen = chunks if chosen[0] == "chunked" else chosen[0], chosen[1]
         return str(self.take("head_loss", chosen, configured=True))
 
     def optimizer(self) -> str:

@@ -12,7 +12,7 @@ from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing.memory import DEFAULT_MOMENTS, PeakMemory, StepPlan, moments_of, peak_memory
+from automodel_cli.sizing.memory import DEFAULT_MOMENTS, PeakMemory, StepPlan, moments_of, muon_bytes_of, peak_memory
 from automodel_cli.text import binary_size
 from automodel_cli.train.losses import default_chunk_tokens
 
@@ -77,13 +77,16 @@ def predict(
         residual_bytes=2 if path.residual == "bf16" else 4,
         compiled=path.compile,
         whole=path.compile_scope == "model" and not many,
-        head_loss=path.head_loss if model.direct_head else "plain",
+        head_loss="plain" if path.head_loss == "plain" or whole_logits(model, cfg.loss_fn) else "chunked",
+        softcap=bool(model.softcap),
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
         z_loss=bool(cfg.loss_fn and cfg.loss_fn.arguments.get("z_loss_weight")),
         recompute=section.recompute,
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),
         moments=moments(cfg.optimizer),
+        muon_bytes=muon_bytes_of(path.orthogonalization),
+        ranks=world.size,
         accumulates=max(cfg.step_scheduler.global_batch_sizes) > local_batch_size * world.dp_world,
         device=device,
         strategy=("ddp" if section.strategy == "ddp" else "fsdp2") if many else None,
@@ -102,6 +105,12 @@ def predict(
     return peak_memory(shape, plan)
 
 
+def whole_logits(model: CausalLM, loss_fn: Target | None) -> bool:
+    """Whether any loss gets whole logits of this model: they are no plain product, and the loss cannot cap them."""
+    is_ours = loss_fn is None or loss_fn.name.rpartition(".")[2] in ("MaskedCrossEntropy", "ChunkedCrossEntropy")
+    return not model.direct_head and not (model.softcap and is_ours)
+
+
 def chunk_tokens(loss_fn: Target | None) -> int | None:
     """What a ``loss_fn:`` section says of chunks."""
     given = loss_fn.arguments.get("chunk_tokens") if loss_fn is not None else None
@@ -112,7 +121,19 @@ def moments(optimizer: Target | None) -> int:
     """Numbers that the optimizer keeps of each weight; two where it is not known."""
     if optimizer is None:
         return DEFAULT_MOMENTS
-    return moments_of(present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
+    return moments_of(_name(optimizer), optimizer.arguments)
+
+
+def numbers_kept(cfg: PretrainConfig, model: CausalLM) -> int:
+    """Numbers that a checkpoint holds: weights, what the optimizer keeps of them, and their average."""
+    roles, each = model.param_roles(), 1 + moments(cfg.optimizer) + (cfg.ema is not None)
+    less_of_matrices = int(cfg.optimizer is not None and _name(cfg.optimizer) == "muon_adamw")
+    sizes = ((roles[name], parameter.numel()) for name, parameter in model.named_parameters())
+    return sum(size * (each - less_of_matrices * (role == "matrix")) for role, size in sizes)
+
+
+def _name(optimizer: Target) -> str:
+    return present_name(optimizer.name).rpartition(".")[2]
 
 
 def attention_keeps(model: CausalLM, *, device: str, precision: str, seq_len: int) -> str:

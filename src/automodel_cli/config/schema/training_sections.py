@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -311,6 +312,15 @@ class ParamGroupOverride(Section):
     """Factor on the learning rate."""
     wd_mult: NotNegative = 1.0
     """Factor on the weight decay."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_an_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"expected a regular expression: {error}") from None
+        return pattern
 
 
 class CompileConfig(Section):

@@ -109,6 +109,8 @@ def _check(target: Target, place: _Place, *, imports: bool) -> Checked:
     if place.role.name != "collate_fn":  # functions are named, not called
         arguments, wrong = _checked(arguments, callee, signature, place.role)
         found += [((name,), text) for name, text in wrong]
+        if allowed.origin == "ours" and not found and not nested:
+            found += [((), text) for text in _refused(place.role.ours[allowed.name], arguments)]
     problems = _located(target, place, found)
     for name, inner in nested:
         problems += _check(inner, place.below(name), imports=imports).problems
@@ -117,7 +119,10 @@ def _check(target: Target, place: _Place, *, imports: bool) -> Checked:
 
 
 def _located(target: Target, place: _Place, found: list[tuple[tuple[str, ...], str]]) -> list[Problem]:
-    return [Problem(_where(target, path[0]), ".".join((place.key, *path)), text) for path, text in found]
+    return [
+        Problem(_where(target, path[0]) if path else target.where, ".".join((place.key, *path)), text)
+        for path, text in found
+    ]
 
 
 def _where(target: Target, argument: str) -> str:
@@ -198,6 +203,18 @@ def _optimizer_signature(name: str) -> CallSignature | None:
         for name, parameter in found.parameters.items()
     }
     return replace(found, parameters=typed)
+
+
+def _refused(schema: str, arguments: Mapping[str, Any]) -> list[str]:
+    """What the class that declares our own target's arguments says against them together."""
+    kind: Any = signatures.declaring(schema) if schema else None
+    if not hasattr(kind, "__post_init__"):
+        return []
+    try:
+        kind(**arguments)
+    except ConfigError as error:
+        return [error.message]
+    return []
 
 
 def _file_signature(path: str, name: str) -> CallSignature | None:

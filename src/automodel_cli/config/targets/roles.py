@@ -177,12 +177,17 @@ ROLES: dict[str, Role] = {
             bounds={
                 **dict.fromkeys((
                         "lr", "eps", "weight_decay", "lr_decay", "rho", "epsilon", "scalar_lr", "embed_lr",
-                        "lm_head_lr", "scalar_eps", "scalar_weight_decay", "momentum_warmup_steps",
+                        "lm_head_lr", "scalar_eps", "scalar_weight_decay", "embed_weight_decay", "lm_head_weight_decay",
+                        "momentum_warmup_steps",
                     ), Bounds()),
                 "momentum": Bounds(),
                 "orthogonalization_steps": Bounds(1, below=100),
                 **dict.fromkeys(
-                    ("betas", "alpha", "scalar_betas", "momentum_start", "normuon_beta2"), Bounds(below=1)
+                    (
+                        "betas", "alpha", "scalar_betas", "embed_betas", "lm_head_betas", "momentum_start",
+                        "normuon_beta2",
+                    ),
+                    Bounds(below=1),
                 ),
             },
             default_target="torch.optim.AdamW",

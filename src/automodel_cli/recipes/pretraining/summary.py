@@ -193,7 +193,7 @@ def _fast_path_rows(plan: RunPlan) -> Rows:
         *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
         ("optimizer", f"{path.optimizer} kernel ({why['optimizer']})"),
         *_orthogonalization_rows(path),
-        ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
+        ("loss", f"{path.head_loss.replace('_', ' ')} cross-entropy ({why['head_loss']})"),
     ]
 
 

@@ -18,7 +18,8 @@ with any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,7 @@ from automodel_cli.train.muon.team import Part, Stacks, Team, row_chunk
 Rule = Literal["muon", "adamw"]
 _ONE_MATRIX = MatrixLayout()
 _DIVIDED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+_AT_ONCE = 1 << 26  # elements that are worked on at a time: more make nothing faster, and cost up to 12 bytes each
 _OF_A_GROUP = {"params", "lr", "weight_decay", "lr_mult", "wd_mult", "initial_lr"}
 
 
@@ -242,7 +244,10 @@ class MuonAdamW(torch.optim.Optimizer):
         for state in states:
             state["step"] += 1
         torch._foreach_lerp_(buffers, gradients, 1 - mu)
-        return list(torch._foreach_lerp(gradients, buffers, mu)) if settings["nesterov"] else buffers
+        if not settings["nesterov"]:
+            return buffers
+        dtype = getattr(torch, settings["dtype"])  # at once: all of them in fp32 would be a copy of the weights
+        return [gradient.lerp(buffer, mu).to(dtype) for gradient, buffer in zip(gradients, buffers, strict=True)]
 
     def _make_orthogonal(
         self, stacks: Stacks, team: Team, parameters: Sequence[Tensor], settings: dict[str, Any]
@@ -252,11 +257,14 @@ class MuonAdamW(torch.optim.Optimizer):
         scale = LR_SCALES[settings["adjust_lr"]]
         how = {key: settings[key] for key in ("method", "steps", "epsilon")}
         for shape, stack in stacks.items():
-            found = orthogonalize(stack, **how)
-            if averages:
-                found = even_out(found, [averages[index] for index in team.mine[shape]], settings["beta2"])
-            factors = [scale(*team.matrices[index].out_in) for index in team.mine[shape]]
-            torch.mul(found, torch.tensor(factors, device=found.device)[:, None, None], out=stack)
+            size = max(1, _AT_ONCE // math.prod(shape))
+            for begin in range(0, len(stack), size):
+                places, part = team.mine[shape][begin : begin + size], stack[begin : begin + size]
+                found = orthogonalize(part, **how)
+                if averages:
+                    found = even_out(found, [averages[index] for index in places], settings["beta2"])
+                factors = [scale(*team.matrices[index].out_in) for index in places]
+                torch.mul(found, torch.tensor(factors, device=found.device)[:, None, None], out=part)
         team.share(averages)
 
     def _mean_squares(self, team: Team, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -325,8 +333,12 @@ def apply_update(group: Mapping[str, Any], parts: Mapping[Tensor, Sequence[Part]
         if parameter.grad is not None
         for chunk, values in parts[parameter]
     ]
-    if not given:
-        return
+    for some in _up_to(_AT_ONCE, given):
+        _apply(group, some)
+
+
+def _apply(group: Mapping[str, Any], given: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """The same on some chunks, each with the update of it."""
     weights = [weight for weight, _ in given]
     updates = [values.to(weight) for weight, values in given]
     decay = group["lr"] * group["weight_decay"]
@@ -336,6 +348,20 @@ def apply_update(group: Mapping[str, Any], parts: Mapping[Tensor, Sequence[Part]
     elif decay:
         torch._foreach_mul_(weights, 1 - decay)
     torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+
+def _up_to(elements: int, given: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """``given`` in lists of at most so many elements, or of one chunk."""
+    some: list[tuple[Tensor, Tensor]] = []
+    room = elements
+    for weight, update in given:
+        room -= weight.numel()
+        if some and room < 0:
+            yield some
+            some, room = [], elements - weight.numel()
+        some.append((weight, update))
+    if some:
+        yield some
 
 
 def with_equal_settings(groups: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:

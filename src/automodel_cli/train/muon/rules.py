@@ -40,7 +40,8 @@ def _rules(
 ) -> dict[Role, UpdateRule]:
     named = dict(model.named_parameters())
     layouts: dict[Tensor, MatrixLayout] = {named[name]: layout for name, layout in model.matrix_layouts().items()}
-    build = partial(MuonAdamW, layouts=layouts, mesh=mesh)
+    # Groups have multiples of these two, also where an override leaves none that has them itself.
+    build = partial(MuonAdamW, lr=arguments.lr, weight_decay=arguments.weight_decay, layouts=layouts, mesh=mesh)
     own = arguments.orthogonalization_dtype  # auto: a run has chosen before
     matrices = {
         "rule": "muon",
@@ -56,19 +57,14 @@ def _rules(
         "beta2": arguments.normuon_beta2,
         "adjust_lr": arguments.adjust_lr,
     }
-    others = {
-        "rule": "adamw",
-        "betas": tuple(arguments.scalar_betas),
-        "eps": arguments.scalar_eps,
-        "fused": fused,
-    }
+    others = {"rule": "adamw", "eps": arguments.scalar_eps, "fused": fused}
     rules: dict[Role, UpdateRule] = {
         role: UpdateRule(
             build,
             arguments.lr_of(role),
-            arguments.scalar_weight_decay,
-            decays=role == "head",
-            settings=others,
+            arguments.weight_decay_of(role),
+            decays=role == "head" or arguments.weight_decay_of(role) > 0,
+            settings={**others, "betas": tuple(arguments.betas_of(role))},
         )
         for role in get_args(Role)
     }
