@@ -13,7 +13,9 @@ from automodel_cli.corpus.formats.megatron_bin import (
     MegatronWriter,
     inspect_prefix,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, TokenReader, token_dtype
+from automodel_cli.corpus.formats.nanogpt_bin import Layout, token_dtype
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo, ShardWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader
 
 
 def write_token_file(

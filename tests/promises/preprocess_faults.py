@@ -27,7 +27,7 @@ from typing import Any
 from automodel_cli.corpus.build import output, pipeline
 from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.corpus.shuffle import shuffled_source
 from automodel_cli.files import GrowingFile
 

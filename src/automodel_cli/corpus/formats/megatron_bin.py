@@ -35,7 +35,8 @@ from typing import IO
 import numpy as np
 
 from automodel_cli.corpus.formats.foreign_files import IDX_MAGIC as MAGIC
-from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, append_tokens, has_header
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, has_header
+from automodel_cli.corpus.formats.nanogpt_writer import append_tokens
 from automodel_cli.corpus.formats.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import (

@@ -30,7 +30,7 @@ from automodel_cli.corpus.formats.megatron_manifest import (
     find_megatron_manifests,
     is_megatron_manifest,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import DataError
