@@ -14,14 +14,8 @@ import numpy as np
 import xxhash
 
 from automodel_cli.corpus.formats.journal import interrupted_in_words, unfinished
-from automodel_cli.corpus.formats.megatron_bin import (
-    MAGIC,
-    MegatronFile,
-    MegatronIndex,
-    bin_path,
-    idx_path,
-    inspect_prefix,
-)
+from automodel_cli.corpus.formats.megatron_bin import MAGIC, MegatronFile, bin_path, idx_path, inspect_prefix
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,
     Listed,
