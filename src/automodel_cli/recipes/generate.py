@@ -19,7 +19,7 @@ from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.generation.text_stream import StopTexts, TextStream
 from automodel_cli.json_files import read_bytes, without_controls
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.interface import CausalLM
 
 _MAX_PROMPT_BYTES = 64 << 20

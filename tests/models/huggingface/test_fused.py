@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.interface import MatrixLayout
 
 GPT2 = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=8, vocab_size=30)
