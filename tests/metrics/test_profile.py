@@ -13,15 +13,8 @@ import pytest
 import torch
 
 from automodel_cli.metrics import profile
-from automodel_cli.metrics.profile import (
-    PHASES,
-    NoProfile,
-    StepProfiler,
-    covered,
-    gpu_times,
-    phase_rows,
-    self_times,
-)
+from automodel_cli.metrics.profile import NoProfile, StepProfiler
+from automodel_cli.metrics.trace import PHASES, covered, gpu_times, phase_rows, self_times
 
 
 class Said:

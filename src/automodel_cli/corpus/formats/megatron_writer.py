@@ -8,6 +8,7 @@ from typing import IO
 
 import numpy as np
 
+from automodel_cli.corpus.formats.growing_file import GrowingFile
 from automodel_cli.corpus.formats.megatron_bin import (
     DTYPE_CODES,
     MegatronFile,
@@ -19,15 +20,7 @@ from automodel_cli.corpus.formats.megatron_bin import (
 from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.corpus.formats.nanogpt_writer import append_tokens
 from automodel_cli.errors import DataError
-from automodel_cli.files import (
-    GrowingFile,
-    atomic_file,
-    disk_errors_named,
-    file_bytes,
-    fsync_folder,
-    publish,
-    temporary_of,
-)
+from automodel_cli.files import atomic_file, disk_errors_named, file_bytes, fsync_folder, publish, temporary_of
 
 _AT_ONCE = 1 << 20  # sequences written at a time
 MAX_SEQUENCE_TOKENS = 2**31 - 1  # lengths are int32

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.corpus.formats.bos_index import bos_index_path
+from automodel_cli.corpus.formats.growing_file import GrowingFile, Held
 from automodel_cli.corpus.formats.nanogpt_bin import HEADER_BYTES, MAX_SHARD_TOKENS, Layout, header_bytes
-from automodel_cli.files import GrowingFile, Held, disk_errors_named, file_bytes, temporary_of
+from automodel_cli.files import disk_errors_named, file_bytes, temporary_of
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class JobSettings(Protocol):
 
 
 class JobBuild(Protocol):
-    """All that is settled before the first byte, and what a format adds: ``build.run.TokenBuild`` says more."""
+    """All that is settled before the first byte, and what a format adds: ``build.token_build`` says more."""
 
     source: Source
     tokenizer: Tokenizer
