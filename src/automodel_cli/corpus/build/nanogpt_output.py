@@ -10,7 +10,7 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, state_is_on_disk
-from automodel_cli.corpus.build.output import TokenOutput
+from automodel_cli.corpus.build.token_output import TokenOutput
 from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
 from automodel_cli.corpus.formats.manifest import (

@@ -18,10 +18,11 @@ import numpy as np
 
 from automodel_cli.corpus.build.disk_space import Estimate, Ratios, check_room, free_bytes
 from automodel_cli.corpus.build.forecast import Forecast, source_bytes, take_sample
-from automodel_cli.corpus.build.output import ManifestT, TokenOutput
+from automodel_cli.corpus.build.output import ManifestT
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.run import Build, BuildResult, Elsewhere, Say, Settings
+from automodel_cli.corpus.build.token_output import TokenOutput
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.parts import Part, find_parts
 from automodel_cli.corpus.documents.source import FileSource, Source

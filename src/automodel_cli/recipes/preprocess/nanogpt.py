@@ -23,11 +23,11 @@ from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
-from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
 from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, silent
 from automodel_cli.corpus.build.token_build import TokenBuild
+from automodel_cli.corpus.build.token_output import work_path
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (
