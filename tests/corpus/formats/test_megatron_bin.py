@@ -247,7 +247,7 @@ def test_a_stale_index_never_stands_beside_new_tokens(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         temporary.rename(target)
 
-    monkeypatch.setattr("automodel_cli.files.publish", stop_at_index)
+    monkeypatch.setattr("automodel_cli.corpus.formats.growing_file.publish", stop_at_index)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
     assert bin_path(prefix).stat().st_size == 100

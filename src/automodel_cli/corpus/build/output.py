@@ -260,6 +260,7 @@ class Output(ABC, Generic[ManifestT]):
 
 
 def is_ours(marker: Path, format_name: str) -> bool:
+    """Whether ``marker`` is a file of this format, and no link to one."""
     return not marker.is_symlink() and names_format(marker, format_name)
 
 
