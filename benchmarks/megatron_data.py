@@ -28,7 +28,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, MegatronWriter, bin_path, inspect_prefix
+from automodel_cli.corpus.formats.megatron_bin import bin_path, inspect_prefix
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.data.megatron.blending import blend
 from automodel_cli.data.megatron.gpt_index import (
     Epochs,

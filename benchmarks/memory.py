@@ -188,7 +188,7 @@ def write_tokens(folder: Path, vocab: int) -> tuple[Path, Path]:
     """Random tokens to train on and to validate with: a tenth of them."""
     import numpy as np
 
-    from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+    from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 
     paths = folder / "train.bin", folder / "val.bin"
     for path, count in zip(paths, (300_000, 30_000), strict=True):

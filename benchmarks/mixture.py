@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.data.mixture import order as mixture_order
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.mixture.order import MixtureOrder, Stage

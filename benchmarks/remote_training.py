@@ -33,7 +33,7 @@ import numpy as np
 import yaml
 
 from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.storage.cache import remote_file

@@ -27,7 +27,9 @@ import yaml
 
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter, TokenReader, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
 ROWS, SEQ_LEN, STEPS, BAD_AT, BAD_UPDATES, HELD_OUT, IDS = 32, 64, 126, 120, 2, 1 << 16, 257

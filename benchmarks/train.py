@@ -44,7 +44,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import Batch
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.recipes.pretrain import PretrainRecipe
 from automodel_cli.train.loss_choice import pick_loss

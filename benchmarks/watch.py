@@ -27,7 +27,8 @@ from pathlib import Path
 
 import httpx
 
-from automodel_cli.metrics.log import METRICS_NAME, MetricsLog, encode_record
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import METRICS_NAME, encode_record
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 

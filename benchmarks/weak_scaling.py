@@ -109,7 +109,7 @@ def write_tokens(path: Path, tokens: int) -> None:
     """Random tokens: speed does not depend on them."""
     import numpy as np
 
-    from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+    from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 
     writer = ShardWriter(path, dtype=np.dtype("uint16"))
     writer.write(np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype("<u2"), np.arange(0, tokens, 1000))

@@ -25,7 +25,7 @@ from tests import nursery
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
 nursery.collect_young_only()

@@ -54,7 +54,7 @@ def test_by_hand():
     assert sizes.stages == ((0, 2), (6, 4), (14, 8))
     assert list(sizes.stretches()) == [(0, 2, 3), (6, 4, 2), (14, 8, None)]
     assert list(sizes.stretches(7)) == [(7, 4, 2), (15, 8, None)]  # left off the grid by another configuration
-    assert (sizes.last, sizes.divisor, sizes.numbers, sizes.changes) == (8, 2, [2, 4, 8], True)
+    assert (sizes.last, sizes.numbers, sizes.changes) == (8, [2, 4, 8], True)
     assert BatchSizes.of(sizes) is sizes and not BatchSizes.of(3).changes
 
 

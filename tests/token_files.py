@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from automodel_cli.corpus.formats.megatron_bin import (
-    MegatronFile,
-    MegatronIndex,
-    MegatronWriter,
-    inspect_prefix,
-)
-from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, TokenReader, token_dtype
+from automodel_cli.corpus.formats.megatron_bin import MegatronFile, inspect_prefix
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
+from automodel_cli.corpus.formats.nanogpt_bin import Layout, token_dtype
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo, ShardWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader
 
 
 def write_token_file(

@@ -64,11 +64,6 @@ class BatchSizes(Staged):
         """The size at the end of a run."""
         return self.stages[-1][1]
 
-    @property
-    def divisor(self) -> int:
-        """What divides every size."""
-        return math.gcd(*self.numbers)
-
     def stretches(self, start: int = 0) -> Iterator[tuple[int, int, int | None]]:
         """(first sample, size, number of updates) of equal updates in turn from ``start`` on; the last has no end."""
         begun = [stage for stage in self.stages if stage[0] <= start][-1:]

@@ -19,8 +19,10 @@ from tests.effort import examples
 from tests.token_files import write_token_file
 from torch.utils.data import DataLoader
 
+from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, bos_index_path, header_bytes
+from automodel_cli.corpus.formats.nanogpt_bin import header_bytes
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
 

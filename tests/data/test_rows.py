@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.token_files import write_megatron_file, write_token_file
 
-from automodel_cli.corpus.formats.nanogpt_bin import bos_index_path
+from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.data.files.documents import Document
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.nanogpt_dataset import NanogptDataset

@@ -10,7 +10,7 @@ import torch
 from tests.token_files import write_token_file
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.windows import UpdateRows, read_updates, with_fields

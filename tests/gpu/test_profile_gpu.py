@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from automodel_cli.batch import Batch
-from automodel_cli.metrics.profile import PHASES, REST, StepProfiler, gpu_times
+from automodel_cli.metrics.profile import StepProfiler
+from automodel_cli.metrics.trace import PHASES, REST, gpu_times
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.effort import examples
 
 from automodel_cli.metrics.follow import Follower, News
-from automodel_cli.metrics.log import MAX_LINE_BYTES, METRICS_NAME, AppendFile, encode_record, rewind
+from automodel_cli.metrics.log_file import MAX_LINE_BYTES, METRICS_NAME, AppendFile, encode_record, rewind
 
 
 def line(step: int, note: str = "") -> bytes:

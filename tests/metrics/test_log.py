@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.errors import AutomodelError, DataError
-from automodel_cli.metrics import log as metrics_log
+from automodel_cli.metrics import log_file
 from automodel_cli.metrics.lines import CLASSIC
-from automodel_cli.metrics.log import (
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import (
     METRICS_NAME,
     SUPERSEDED_NAME,
     AppendFile,
     LinesChecked,
-    MetricsLog,
     check_lines,
     decode_line,
     encode_record,
@@ -167,7 +167,7 @@ class TestFullDisk:
             room[0] -= written
             return written
 
-        monkeypatch.setattr(metrics_log.os, "write", small_disk)
+        monkeypatch.setattr(log_file.os, "write", small_disk)
         with pytest.warns(UserWarning, match="No space left"):
             file.append(encode_record({"step": 1}))
         file.append(encode_record({"step": 2}))  # warned once: silent now
@@ -183,7 +183,7 @@ class TestFullDisk:
         def full(descriptor: int, data: bytes) -> int:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(metrics_log.os, "write", full)
+        monkeypatch.setattr(log_file.os, "write", full)
         with pytest.warns(UserWarning):
             file.append(b"{}\n")
         with pytest.raises(AutomodelError, match="no room left"):
@@ -322,10 +322,10 @@ class TestLineHashes:
         assert "xxh3" not in decode_line(line)
 
     def test_a_line_without_an_end_is_not_read_whole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("automodel_cli.metrics.log.MAX_LINE_BYTES", 100)
+        monkeypatch.setattr("automodel_cli.metrics.log_file.MAX_LINE_BYTES", 100)
         path = tmp_path / METRICS_NAME
         path.write_bytes(b'{"step": 1}\n' + b"x" * 5_000 + b'\n{"step": 2}\n' + b"y" * 5_000)
-        assert [len(line) for line, _ in metrics_log.lines_of(path, block_bytes=64)][::2] == [11, 11]
+        assert [len(line) for line, _ in log_file.lines_of(path, block_bytes=64)][::2] == [11, 11]
         assert check_lines(path).torn
 
 

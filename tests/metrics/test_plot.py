@@ -13,7 +13,8 @@ import pytest
 
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.metrics import plot
-from automodel_cli.metrics.log import METRICS_NAME, MetricsLog
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import METRICS_NAME
 from automodel_cli.metrics.read import read_runs
 
 matplotlib = pytest.importorskip("matplotlib", reason="the plot extra is not installed")

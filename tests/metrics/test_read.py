@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from automodel_cli.errors import DataError
-from automodel_cli.metrics.log import METRICS_NAME, MetricsLog, encode_record
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import METRICS_NAME, encode_record
 from automodel_cli.metrics.read import distinct_tails, read_metrics, read_runs
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from automodel_cli.metrics.log import METRICS_NAME, MetricsLog, encode_record, json_safe, rewind
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import METRICS_NAME, encode_record, json_safe, rewind
 from automodel_cli.metrics.read import read_metrics
 from automodel_cli.metrics.run_view import RunView
 

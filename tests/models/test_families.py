@@ -11,7 +11,8 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.models.external import needs_code
 from automodel_cli.models.families import FAMILIES, build_from_config
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
-from automodel_cli.models.hf import HFCausalLM, from_config
+from automodel_cli.models.hf import from_config
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.llama import Llama, build_llama_model
 
 SIZES = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 50}

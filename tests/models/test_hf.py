@@ -13,7 +13,8 @@ from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.families import build_from_config, shape_of
-from automodel_cli.models.hf import DIRECT_HEADS, cache_argument, from_config, from_pretrained, wrap
+from automodel_cli.models.hf import from_config, from_pretrained, wrap
+from automodel_cli.models.huggingface.model import DIRECT_HEADS, cache_argument
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.sizing.shape import flops_per_token

@@ -18,7 +18,7 @@ import preprocess_faults as faults  # a sibling script, not a package
 from automodel_cli.corpus.build import megatron_output, pipeline
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.formats import megatron_divide
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.corpus.shuffle import shuffled_source
 
 

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.corpus.build import output, pipeline
-from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
-from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.documents.cutting.cut import Cut
+from automodel_cli.corpus.formats.growing_file import GrowingFile
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
 from automodel_cli.corpus.shuffle import shuffled_source
-from automodel_cli.files import GrowingFile
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "read": (cutting._Cut, "unit"),
+    "read": (Cut, "unit"),
     "write": (ShardWriter, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),

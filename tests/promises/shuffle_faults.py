@@ -25,13 +25,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
+from automodel_cli.corpus.documents.cutting.cut import Cut
 from automodel_cli.corpus.shuffle import bucket_reader, buckets, document_files, duplicates, scatter
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "read": (cutting._Cut, "unit"),
+    "read": (Cut, "unit"),
     "scatter": (buckets.AppendedFiles, "append"),
     "compare": (duplicates.Duplicates, "_append"),
     "sort": (bucket_reader.BucketSorter, "_load"),

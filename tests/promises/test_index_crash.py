@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
 FORK = multiprocessing.get_context("fork")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests import nursery
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 
 GUIDE = """
 model:

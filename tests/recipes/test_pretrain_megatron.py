@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import CheckpointError, ConfigError
 

@@ -20,7 +20,7 @@ import yaml
 
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.recipes.preprocess import index
 
 pytestmark = pytest.mark.torture

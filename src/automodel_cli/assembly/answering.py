@@ -11,7 +11,7 @@ from automodel_cli.assembly.checkpoint import LoadedModel, describe_weights, loa
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema.serving import AnsweringConfig
 from automodel_cli.corpus.conversations.chat_format import ChatFormat, chat_format_of
-from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.serving.engine import Engine
 from automodel_cli.serving.prompts import PlainText, Prompter
@@ -38,9 +38,7 @@ def open_service(
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device, trust=trust, averaged=cfg.ema)
-    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
-    if tokenizer is None:
-        raise ConfigError(f"{loaded.path} has no tokenizer, so no text can be read", "name one with --tokenizer")
+    tokenizer, separator_id = loaded.reads_with(cfg.tokenizer)
     chat = _chat_format(cfg, tokenizer, loaded)
     engine = Engine(
         loaded.model,
@@ -54,7 +52,7 @@ def open_service(
     service = Service(
         engine=engine,
         tokenizer=tokenizer,
-        plain=PlainText(tokenizer, loaded.separator_id if cfg.tokenizer is None else None),
+        plain=PlainText(tokenizer, separator_id),
         chat=chat,
         name=name or model_name(loaded.path),
         identity=str(describe_weights(loaded)["fingerprint"]),

@@ -18,7 +18,7 @@ from automodel_cli.checkpoint.load_step import average_of, load_step
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.files import hash_bytes, hash_file
 from automodel_cli.models.interface import CausalLM
 
@@ -44,6 +44,19 @@ class LoadedModel:
         """What stood between the documents that the model was trained on; None where its checkpoint does not know."""
         found = (self.facts.get("tokenizer") or {}).get("separator_id")
         return found if found is not None and found < self.model.vocab_size else None
+
+    def reads_with(self, named: str | None) -> tuple[Tokenizer, int | None]:
+        """The tokenizer ``named``, else the model's own, and of the latter the id that stands between documents.
+
+        Raises:
+            ConfigError: there is none.
+            DataError: the one named cannot be opened.
+        """
+        if named is not None:
+            return open_tokenizer(named), None
+        if self.tokenizer is None:
+            raise ConfigError(f"{self.path} has no tokenizer, so no text can be read", "name one with --tokenizer")
+        return self.tokenizer, self.separator_id
 
 
 def load_model(

@@ -118,7 +118,7 @@ def _read_pretrained(model: CausalLM, device: torch.device) -> str:
 
 
 def _pretrained_folder(model: CausalLM) -> Path:
-    from automodel_cli.models.hf import HFCausalLM
+    from automodel_cli.models.huggingface.model import HFCausalLM
 
     assert isinstance(model, HFCausalLM)
     return hf_format.find_folder(str(model.hf.config.name_or_path))

@@ -14,7 +14,8 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.files import write_text
 from automodel_cli.metrics import lines
-from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import rewind
 from automodel_cli.metrics.profile import NoProfile, StepProfiler
 
 

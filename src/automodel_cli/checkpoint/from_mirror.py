@@ -18,7 +18,7 @@ from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.mirror import RUN_FILES, urls_by_step, whole_steps
 from automodel_cli.errors import AutomodelError, CheckpointError
-from automodel_cli.metrics.log import SUPERSEDED_NAME, rewind
+from automodel_cli.metrics.log_file import SUPERSEDED_NAME, rewind
 from automodel_cli.storage.opening import open_store
 from automodel_cli.storage.store import ObjectMissing
 from automodel_cli.storage.urls import join_url

@@ -25,7 +25,7 @@ from automodel_cli.checkpoint.newest_first import NewestFirst, link
 from automodel_cli.checkpoint.retention import to_keep
 from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import AutomodelError, CheckpointError
-from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME, SUPERSEDED_NAME
 from automodel_cli.storage.opening import open_store
 from automodel_cli.storage.urls import join_url, relative_to
 from automodel_cli.text import named_error

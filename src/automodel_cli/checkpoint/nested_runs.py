@@ -9,7 +9,7 @@ from automodel_cli import files
 from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import CheckpointError
-from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME, SUPERSEDED_NAME
 from automodel_cli.metrics.trackers import own_files
 
 _DEPTH = 3

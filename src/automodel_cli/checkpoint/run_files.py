@@ -19,7 +19,7 @@ from automodel_cli import files
 from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import read_bytes
-from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME, check_lines
+from automodel_cli.metrics.log_file import METRICS_NAME, SUPERSEDED_NAME, check_lines
 
 CONFIG_NAME = "config.yaml"
 HEAD = "# effective configuration; the last line is a hash of all above it\n"

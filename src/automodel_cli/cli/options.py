@@ -109,7 +109,7 @@ def repeat_options(args: Sequence[str], lists: Iterable[str]) -> list[str]:
 
 def show_json(value: Any) -> None:
     """A result for programs; what JSON cannot say (NaN) is null, as in the files that are written."""
-    from automodel_cli.metrics.log import json_safe
+    from automodel_cli.metrics.log_file import json_safe
 
     console.say(json.dumps(json_safe(value), indent=1))
 

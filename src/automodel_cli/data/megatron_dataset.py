@@ -19,7 +19,7 @@ import numpy as np
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.batch_sizes import BatchSizes
-from automodel_cli.corpus.formats.megatron_bin import MegatronIndex
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.data.arguments import MegatronArguments, ObjectStorageArguments
 from automodel_cli.data.files.documents import Document

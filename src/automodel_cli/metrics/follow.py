@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.json_files import open_to_read
-from automodel_cli.metrics.log import MAX_LINE_BYTES, decode_line, is_sound
+from automodel_cli.metrics.log_file import MAX_LINE_BYTES, decode_line, is_sound
 
 BLOCK_BYTES = 1 << 20
 _TAIL_BYTES = 96  # a line ends with its hash, so this tells one file from another

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.errors import DataError
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, is_sound, lines_of, metrics_path
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, is_sound, lines_of, metrics_path
 
 Columns = dict[str, np.ndarray]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from automodel_cli.metrics.downsample import Curve, shown_rows, thin
 from automodel_cli.metrics.follow import Follower, News
-from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME, SUPERSEDED_NAME
 from automodel_cli.metrics.table import TIME, Table, seconds
 from automodel_cli.text import clock
 

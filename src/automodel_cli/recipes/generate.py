@@ -14,12 +14,12 @@ import transformers
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.config.schema.results import GenerateConfig
-from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.generation.text_stream import StopTexts, TextStream
 from automodel_cli.json_files import read_bytes, without_controls
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.interface import CausalLM
 
 _MAX_PROMPT_BYTES = 64 << 20
@@ -113,10 +113,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device, trust=trust, averaged=cfg.ema)
-    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
-    if tokenizer is None:
-        raise ConfigError(f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer")
-    separator = loaded.separator_id if cfg.tokenizer is None else None
+    tokenizer, separator = loaded.reads_with(cfg.tokenizer)
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
     notes, longest, context = list(loaded.notes), max(map(len, ids)), loaded.model.max_seq_len
     if context is not None and longest > context:  # ``overflow: stop`` refuses it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.imports import trainers as imports
-from automodel_cli.checkpoint.imports.trainers import Imported
+from automodel_cli.checkpoint.imports.imported import Imported
 from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.config.schema.results import ImportConfig

@@ -31,7 +31,7 @@ from automodel_cli.data.rows import Row, read_rows
 from automodel_cli.data.skipped import Skipped
 from automodel_cli.data.step_samples import samples_of_step
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, lines_of
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, lines_of
 from automodel_cli.metrics.read import read_metrics
 
 _SHORT = 600  # characters of a row's text that are shown without --full

@@ -10,7 +10,7 @@ from automodel_cli.checkpoint import nested_runs
 from automodel_cli.checkpoint.inspect.family import describe_family
 from automodel_cli.config.schema.results import PlotConfig
 from automodel_cli.errors import DataError
-from automodel_cli.metrics.log import METRICS_NAME, metrics_path
+from automodel_cli.metrics.log_file import METRICS_NAME, metrics_path
 from automodel_cli.metrics.plot import plot_runs
 from automodel_cli.metrics.plot_tree import RunOfTree, plot_tree
 from automodel_cli.metrics.read import read_metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.errors import DataError
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, is_sound, lines_of
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, is_sound, lines_of
 from automodel_cli.metrics.read import Columns, RunMetrics, read_metrics
 
 _COMPILED = 3.0  # an interval so many times as slow as the median compiled, as the first of a start does

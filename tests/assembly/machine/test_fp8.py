@@ -10,7 +10,7 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 
 ON = {"enabled": True}
 FORCED = {**ON, "force": True, "emulate": True}

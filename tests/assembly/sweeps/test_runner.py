@@ -16,7 +16,7 @@ from automodel_cli.assembly.sweeps.plan import PlannedRun
 from automodel_cli.assembly.sweeps.runner import Runner, rows_so_far, state_of
 from automodel_cli.config.schema.sweep import SweepRunConfig
 from automodel_cli.errors import ConfigError
-from automodel_cli.metrics.log import encode_record
+from automodel_cli.metrics.log_file import encode_record
 
 STAND_IN = """
 import json, pathlib, sys

@@ -10,7 +10,7 @@ from automodel_cli.checkpoint.inspect.family import describe_family
 from automodel_cli.checkpoint.layout import read_step_manifest
 from automodel_cli.checkpoint.lineage import BranchFile, Fork
 from automodel_cli.errors import CheckpointError
-from automodel_cli.metrics.log import METRICS_NAME, encode_record
+from automodel_cli.metrics.log_file import METRICS_NAME, encode_record
 
 
 def run(folder, *steps: int):

@@ -15,10 +15,10 @@ from automodel_cli.corpus.build.held_tokens import HeldTokens, PlaceOrder, place
 from automodel_cli.corpus.build.pool import OrderedPool
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
-from automodel_cli.corpus.formats.nanogpt_bin import append_tokens
+from automodel_cli.corpus.formats.growing_file import GrowingFile
+from automodel_cli.corpus.formats.nanogpt_writer import append_tokens
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.errors import AutomodelError
-from automodel_cli.files import GrowingFile
 
 
 @pytest.fixture

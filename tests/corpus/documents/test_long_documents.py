@@ -13,8 +13,9 @@ import pytest
 import zstandard
 
 from automodel_cli.config.schema import preprocess as schema_preprocess
-from automodel_cli.corpus.documents import cutting, units
-from automodel_cli.corpus.documents.cutting import cut_files
+from automodel_cli.corpus.documents import units
+from automodel_cli.corpus.documents.cutting import cut as cut_module
+from automodel_cli.corpus.documents.cutting.files import cut_files
 from automodel_cli.corpus.documents.listing import list_files
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
@@ -55,8 +56,8 @@ def outcome(found_units: list[Unit], options: ReadOptions, rows: int = 0) -> tup
 @pytest.fixture(autouse=True)
 def units_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Already documents of 60 bytes are long."""
-    monkeypatch.setattr(cutting, "_ALONE_BYTES", 60)
-    monkeypatch.setattr(cutting, "_ALONE_CHUNKS", 1)
+    monkeypatch.setattr(cut_module, "_ALONE_BYTES", 60)
+    monkeypatch.setattr(cut_module, "_ALONE_CHUNKS", 1)
 
 
 @pytest.mark.parametrize("suffix", PACK)

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.corpus.formats.conversation_files import (
     ConversationFile,
     ConversationWriter,
@@ -13,9 +14,9 @@ from automodel_cli.corpus.formats.conversation_files import (
     read_order,
     write_order,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import bos_index_path, inspect_token_file
+from automodel_cli.corpus.formats.growing_file import GrowingFile
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
 from automodel_cli.errors import AutomodelError, DataError
-from automodel_cli.files import GrowingFile
 
 LENGTHS = np.array([3, 1, 4])
 TOKENS, MASK = np.arange(10, 18, dtype=np.uint16), np.array([0, 1, 1, 0, 0, 0, 1, 0], dtype=np.uint8)

@@ -21,7 +21,8 @@ from safetensors.numpy import save
 
 from automodel_cli.corpus.documents.listing import is_local, list_files
 from automodel_cli.corpus.formats.megatron_bin import inspect_prefix
-from automodel_cli.corpus.formats.nanogpt_bin import MAGIC, TokenReader, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_bin import MAGIC, inspect_token_file
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.errors import DataError
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 200

@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 from tests.token_files import MegatronReader, write_megatron_file
 
-from automodel_cli.corpus.formats.megatron_bin import (
-    MegatronIndex,
-    MegatronWriter,
-    bin_path,
-    can_continue,
-    idx_path,
-    inspect_prefix,
-    token_dtype,
-    tokens_before,
-)
+from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path, inspect_prefix, token_dtype, tokens_before
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter, can_continue
 from automodel_cli.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "megatron"
@@ -103,7 +96,7 @@ def test_positions_of_sequences(tmp_path: Path) -> None:
 def test_a_large_index_is_mapped_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_megatron_file(tmp_path / "x", DOCUMENTS, dtype="int32")
     read = MegatronIndex(file)
-    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_bin._SMALL_INDEX_BYTES", 0)
+    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_index._SMALL_INDEX_BYTES", 0)
     mapped = MegatronIndex(file)
     mapped.check()
     np.testing.assert_array_equal(mapped.lengths(), read.lengths())
@@ -166,7 +159,8 @@ def test_check_finds_what_the_sizes_do_not_show(tmp_path: Path, offset: int, val
 
 
 def test_check_goes_on_over_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_bin._AT_ONCE", 7)
+    for module in ("index", "writer"):
+        monkeypatch.setattr(f"automodel_cli.corpus.formats.megatron_{module}._AT_ONCE", 7)
     random = np.random.default_rng(0)
     lengths = random.integers(0, 9, 100)
     writer = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"))
@@ -253,7 +247,7 @@ def test_a_stale_index_never_stands_beside_new_tokens(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         temporary.rename(target)
 
-    monkeypatch.setattr("automodel_cli.files.publish", stop_at_index)
+    monkeypatch.setattr("automodel_cli.corpus.formats.growing_file.publish", stop_at_index)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
     assert bin_path(prefix).stat().st_size == 100
@@ -273,7 +267,7 @@ def test_giving_up_leaves_nothing_or_what_was_synced(tmp_path: Path) -> None:
 
 
 def test_a_sequence_too_long_for_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_bin.MAX_SEQUENCE_TOKENS", 9)
+    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_writer.MAX_SEQUENCE_TOKENS", 9)
     writer = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"))
     with pytest.raises(DataError, match="a sequence of 10 tokens"):
         writer.write(np.zeros(10, "u2"), np.array([10]))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter, bin_path, can_reopen, idx_path, reopen
+from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter, can_reopen, reopen
 
 U2 = np.dtype("<u2")
 SYNCED = (5, 2, 3)  # tokens, sequences, documents

@@ -9,16 +9,10 @@ import pytest
 from tests.token_files import write_token_file
 
 from automodel_cli.corpus.formats import watched_file
-from automodel_cli.corpus.formats.nanogpt_bin import (
-    ShardWriter,
-    TokenReader,
-    bos_index_fits,
-    bos_index_path,
-    inspect_token_file,
-    iter_blocks,
-    read_bos_index,
-    token_dtype,
-)
+from automodel_cli.corpus.formats.bos_index import bos_index_fits, bos_index_path, read_bos_index
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file, token_dtype
+from automodel_cli.corpus.formats.nanogpt_writer import ShardWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader, iter_blocks
 from automodel_cli.errors import DataError
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tests.token_files import write_token_file
 
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.corpus.formats.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 

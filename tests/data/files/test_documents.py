@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tests.effort import examples
 from tests.token_files import write_token_file
 
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, bos_index_path, inspect_token_file
+from automodel_cli.corpus.formats.bos_index import bos_index_path
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.data.files.documents import aligned_starts, document_starts
 
 BOS = 999

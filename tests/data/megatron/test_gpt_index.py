@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, inspect_prefix
+from automodel_cli.corpus.formats.megatron_bin import inspect_prefix
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.data.megatron.gpt_index import (
     SPLITS,
     Epochs,

@@ -160,7 +160,7 @@ def test_a_full_disk_costs_only_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("automodel_cli.data.megatron.index_cache.fsync_file", full)
+    monkeypatch.setattr("automodel_cli.files.fsync_file", full)
     (arrays,), notes = load(tmp_path, entry(Builder()))
     assert len(arrays["first"]) == 100
     assert "No space left" in notes[0]

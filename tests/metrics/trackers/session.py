@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import rewind
 from automodel_cli.metrics.trackers.apart import Apart
 from automodel_cli.metrics.trackers.background import Background, Trackers
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, lines_of
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, lines_of
 
 SESSION = Path(__file__).with_name("session.py")
 CANARY = b"canary-hunter2"  # of session.py

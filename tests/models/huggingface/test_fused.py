@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.interface import MatrixLayout
 from automodel_cli.models.llama import build_llama_model
 from automodel_cli.train.losses import MaskedCrossEntropy

@@ -16,7 +16,8 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.recompute import recompute
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.models.hf import DIRECT_HEADS, from_config
+from automodel_cli.models.hf import from_config
+from automodel_cli.models.huggingface.model import DIRECT_HEADS
 from automodel_cli.models.layers import document_attention
 from automodel_cli.models.layers.document_attention import (
     attend_blocks,

@@ -10,7 +10,7 @@ from torch import nn
 from automodel_cli.batch import Batch
 from automodel_cli.distributed.recompute import recompute
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.huggingface.model import HFCausalLM
 from automodel_cli.models.layers.fp8 import E4M3, E5M2, Fp8Linear, convert, power_of_two_scale, suitable
 from automodel_cli.train.losses import MaskedCrossEntropy
 

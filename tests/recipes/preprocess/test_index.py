@@ -13,7 +13,7 @@ import pytest
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
 from automodel_cli.data.megatron import index_cache
 from automodel_cli.errors import DataError
 from automodel_cli.recipes.preprocess import index

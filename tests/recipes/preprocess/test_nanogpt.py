@@ -15,8 +15,10 @@ from tests.recipes.preprocess.small_runs import check_same_bytes, content
 
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.corpus.build.corpus_writer import CorpusWriter
+from automodel_cli.corpus.formats.bos_index import read_bos_index
 from automodel_cli.corpus.formats.manifest import read_corpus_manifest
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import exclusive_lock, write_manifest

@@ -18,10 +18,11 @@ import zstandard
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, VerifyConfig
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.documents.listing import list_files
+from automodel_cli.corpus.formats.growing_file import GrowingFile
 from automodel_cli.corpus.formats.verify_report import VerifyReport
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, read_documents_manifest
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import GrowingFile, exclusive_lock, hash_file, write_manifest
+from automodel_cli.files import exclusive_lock, hash_file, write_manifest
 from automodel_cli.recipes.preprocess import nanogpt as preprocess
 from automodel_cli.recipes.preprocess import shuffle, verify
 from automodel_cli.recipes.preprocess.shuffle import ShuffleResult

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from automodel_cli.metrics.log import METRICS_NAME, MetricsLog, decode_line, rewind
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, rewind
 
 
 def newest_step(folder: Path) -> int:

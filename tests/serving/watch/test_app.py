@@ -14,7 +14,7 @@ pytest.importorskip("uvicorn", reason="the extra [web] is not installed")
 
 import httpx
 
-from automodel_cli.metrics.log import METRICS_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME
 from automodel_cli.serving.web.guard import Rules
 
 

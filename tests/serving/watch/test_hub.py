@@ -9,7 +9,8 @@ import time
 import pytest
 from tests.serving.watch.conftest import write_run
 
-from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.log import MetricsLog
+from automodel_cli.metrics.log_file import rewind
 from automodel_cli.serving.watch.hub import Hub
 from automodel_cli.serving.watch.runs import RunSet
 

@@ -17,7 +17,7 @@ from tests.serving.watch.conftest import XSS, watching, write_run
 pytest.importorskip("uvicorn", reason="the extra [web] is not installed")
 
 from automodel_cli.config.schema.watching import ReportConfig
-from automodel_cli.metrics.log import METRICS_NAME, encode_record
+from automodel_cli.metrics.log_file import METRICS_NAME, encode_record
 from automodel_cli.recipes import report
 from automodel_cli.serving.web.guard import Rules
 

@@ -24,7 +24,7 @@ from automodel_cli.checkpoint.hf.hashes import HASHES
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder, write_json
 from automodel_cli.json_files import FileModel, Items, read_json, validated
-from automodel_cli.metrics.log import json_safe
+from automodel_cli.metrics.log_file import json_safe
 
 _LONGEST_LABEL = 80
 _SUFFIXES = (".manifest.json", ".bin", ".idx", ".npy")

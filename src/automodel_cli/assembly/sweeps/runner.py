@@ -21,7 +21,7 @@ from automodel_cli.config.schema.sweep import Processes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import parse_json
 from automodel_cli.launch.jobs import Job, JobEnd, Jobs, own_command
-from automodel_cli.metrics.log import METRICS_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME
 from automodel_cli.processes import cores
 from automodel_cli.scaling.outcome import last_update, outcome
 from automodel_cli.scaling.results import FORMAT, RESULTS_NAME, ResultRow, append_row, read_rows

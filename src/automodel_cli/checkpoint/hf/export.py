@@ -284,7 +284,7 @@ def transformers_entries(model: CausalLM, source: Source) -> dict[str, Entry] | 
     from transformers.core_model_loading import revert_weight_conversion  # seconds, of no use to models of ours
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    from automodel_cli.models.hf import HFCausalLM
+    from automodel_cli.models.huggingface.model import HFCausalLM
 
     assert isinstance(model, HFCausalLM)
     state = model.hf.state_dict()
@@ -299,7 +299,7 @@ def transformers_entries(model: CausalLM, source: Source) -> dict[str, Entry] | 
 
 
 def _write_transformers(model: CausalLM, source: Source, writer: StepWriter, place: str) -> None:
-    from automodel_cli.models.hf import HFCausalLM
+    from automodel_cli.models.huggingface.model import HFCausalLM
 
     assert isinstance(model, HFCausalLM)
     folder, entries = writer.folder / place, transformers_entries(model, source)

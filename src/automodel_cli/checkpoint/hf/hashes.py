@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from automodel_cli import files
-from automodel_cli.checkpoint.layout import FileRecord
+from automodel_cli.checkpoint.step_manifest import FileRecord
 from automodel_cli.checkpoint.storage.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items, Xxh3, validated

@@ -17,7 +17,7 @@ import numpy as np
 from automodel_cli.checkpoint import layout, lineage, nested_runs
 from automodel_cli.checkpoint.lineage import BranchFile
 from automodel_cli.errors import AutomodelError, CheckpointError, DataError
-from automodel_cli.metrics.log import METRICS_NAME
+from automodel_cli.metrics.log_file import METRICS_NAME
 from automodel_cli.metrics.read import read_metrics
 
 _DEEPEST = lineage.MOST_ANCESTORS

@@ -123,22 +123,30 @@ class DedupConfig(TextInput, RunnerOptions):
     dry_run: bool = False
     """Show what would be done, with the disk and memory it takes, and exit."""
 
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == type(self).model_fields[name].default)
+
     @model_validator(mode="after")
-    def _goes_together(self) -> DedupConfig:
+    def _name_is_a_prefix(self) -> DedupConfig:
         if self.name is not None and ("/" in self.name or not self.name.strip(".")):
             raise ValueError("`name` is a prefix of file names and cannot contain folders")
-        if self.near is None:
-            for name in _OF_NEAR:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"`{name}` is about near-duplicates: give `near` too, such as 0.8")
+        return self
+
+    @model_validator(mode="after")
+    def _near_goes_together(self) -> DedupConfig:
+        if self.near is None and (alone := next((name for name in _OF_NEAR if not self._is_default(name)), None)):
+            raise ValueError(f"`{alone}` is about near-duplicates: give `near` too, such as 0.8")
         if (self.bands is None) != (self.rows is None):
             raise ValueError("`bands` and `rows` go together; give both or none")
         if self.bands is not None and self.rows is not None and self.bands * self.rows > 1024:
             raise ValueError(f"`bands` times `rows` is {self.bands * self.rows:,}, expected at most 1,024")
         if self.near is not None and not self.exact:
             raise ValueError("`near` finds exact copies too; leave out `exact: false`")
-        filters = self.panels["Filters"].split()
-        if not self.exact and all(getattr(self, name) == type(self).model_fields[name].default for name in filters):
+        return self
+
+    @model_validator(mode="after")
+    def _filters_go_together(self) -> DedupConfig:
+        if not self.exact and all(map(self._is_default, self.panels["Filters"].split())):
             raise ValueError("`exact: false` leaves nothing to do: ask for filters, or leave it out")
         for what in ("characters", "words", "word_length"):
             least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")

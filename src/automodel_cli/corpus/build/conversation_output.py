@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli import __version__
-from automodel_cli.corpus.build.output import TokenOutput
+from automodel_cli.corpus.build.token_output import TokenOutput
+from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.corpus.formats.conversation_files import ORDER_NAME, ConversationFile, mask_path
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusFile, CorpusManifest, Plan, Split, describe_file
-from automodel_cli.corpus.formats.nanogpt_bin import bos_index_path
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
 from automodel_cli.errors import DataError
 from automodel_cli.files import ANY_TEMPORARY

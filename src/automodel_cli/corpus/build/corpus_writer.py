@@ -11,13 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from automodel_cli.corpus.documents.units import Split, TokenChunk
-from automodel_cli.corpus.formats.nanogpt_bin import (
-    Layout,
-    ShardInfo,
-    ShardWriter,
-    inspect_token_file,
-    synced_is_there,
-)
+from automodel_cli.corpus.formats.nanogpt_bin import Layout, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo, ShardWriter, synced_is_there
 from automodel_cli.corpus.shuffle.splitting import TRAIN, VAL, SplitRule
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated

@@ -21,7 +21,7 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair, state_is_on_disk
-from automodel_cli.corpus.build.output import TokenOutput
+from automodel_cli.corpus.build.token_output import TokenOutput
 from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,

@@ -20,13 +20,8 @@ import numpy as np
 from pydantic import Field
 
 from automodel_cli.corpus.documents.units import TokenChunk
-from automodel_cli.corpus.formats.megatron_bin import (
-    MegatronWriter,
-    Synced,
-    can_reopen,
-    inspect_prefix,
-    reopen,
-)
+from automodel_cli.corpus.formats.megatron_bin import inspect_prefix
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter, Synced, can_reopen, reopen
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, state_is_on_disk
-from automodel_cli.corpus.build.output import TokenOutput
+from automodel_cli.corpus.build.token_output import TokenOutput
+from automodel_cli.corpus.formats.bos_index import bos_index_path
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
@@ -22,7 +23,7 @@ from automodel_cli.corpus.formats.manifest import (
     Separator,
     Split,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
 from automodel_cli.files import ANY_TEMPORARY, atomic_file

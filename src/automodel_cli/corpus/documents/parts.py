@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 from automodel_cli.corpus.documents import compressed
 from automodel_cli.corpus.documents.compressed import stream_errors
-from automodel_cli.corpus.documents.cutting import after_line_end, cut_files, is_json_lines, small_group
+from automodel_cli.corpus.documents.cutting.files import cut_files, small_group
+from automodel_cli.corpus.documents.cutting.json_files import is_json_lines
+from automodel_cli.corpus.documents.cutting.rows import after_line_end
 from automodel_cli.corpus.documents.listing import SourceFile
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import ReadOptions, Unit

@@ -15,7 +15,8 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from automodel_cli.corpus.documents.compressed import likely_expansion
-from automodel_cli.corpus.documents.cutting import count_characters, cut_files
+from automodel_cli.corpus.documents.cutting.files import cut_files
+from automodel_cli.corpus.documents.cutting.texts import count_characters
 from automodel_cli.corpus.documents.listing import SourceFile, dataset_name, is_local, list_several
 from automodel_cli.corpus.documents.units import InputFormat, ReadOptions, Unit
 from automodel_cli.files import hash_bytes

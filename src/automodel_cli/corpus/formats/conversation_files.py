@@ -17,17 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from automodel_cli.corpus.formats.bos_index import read_bos_index
+from automodel_cli.corpus.formats.growing_file import GrowingFile
 from automodel_cli.corpus.formats.manifest import CorpusManifest
-from automodel_cli.corpus.formats.nanogpt_bin import (
-    ShardInfo,
-    ShardWriter,
-    TokenFile,
-    TokenReader,
-    inspect_token_file,
-    read_bos_index,
-)
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo, ShardWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.errors import DataError
-from automodel_cli.files import GrowingFile, atomic_file, disk_errors_named, read_range
+from automodel_cli.files import atomic_file, disk_errors_named, read_range
 
 ORDER_NAME = "train.order"
 _AGAIN = "make the files again with automodel preprocess chat"

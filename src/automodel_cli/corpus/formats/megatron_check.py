@@ -14,14 +14,8 @@ import numpy as np
 import xxhash
 
 from automodel_cli.corpus.formats.journal import interrupted_in_words, unfinished
-from automodel_cli.corpus.formats.megatron_bin import (
-    MAGIC,
-    MegatronFile,
-    MegatronIndex,
-    bin_path,
-    idx_path,
-    inspect_prefix,
-)
+from automodel_cli.corpus.formats.megatron_bin import MAGIC, MegatronFile, bin_path, idx_path, inspect_prefix
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,
     Listed,
@@ -30,7 +24,7 @@ from automodel_cli.corpus.formats.megatron_manifest import (
     find_megatron_manifests,
     is_megatron_manifest,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import DataError

@@ -16,8 +16,9 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.megatron_bin import MegatronFile, MegatronWriter, idx_path, inspect_prefix
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
+from automodel_cli.corpus.formats.megatron_bin import MegatronFile, idx_path, inspect_prefix
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.errors import DataError
 
 _BLOCK_TOKENS = 4 << 20  # copied at a time

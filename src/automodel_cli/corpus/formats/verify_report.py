@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import hash_file

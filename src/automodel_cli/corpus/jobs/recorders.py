@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.megatron_bin import MegatronFile, MegatronWriter, Synced, bin_path, idx_path
+from automodel_cli.corpus.formats.bos_index import bos_index_path
+from automodel_cli.corpus.formats.megatron_bin import MegatronFile, bin_path, idx_path
 from automodel_cli.corpus.formats.megatron_divide import divide
-from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, bos_index_path
+from automodel_cli.corpus.formats.megatron_writer import MegatronWriter, Synced
+from automodel_cli.corpus.formats.nanogpt_bin import Layout
+from automodel_cli.corpus.formats.nanogpt_writer import ShardInfo, ShardWriter
 from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.token_range import RangeLog, TokenRange, read_ranges
 

@@ -22,8 +22,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from automodel_cli.corpus.build.output import TokenOutput, difference
+from automodel_cli.corpus.build.output import difference
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Sink, run_pipeline
+from automodel_cli.corpus.build.token_output import TokenOutput
 from automodel_cli.corpus.build.tokenize import EncodeTask, UnitEncoder
 from automodel_cli.corpus.documents.parts import Part, find_parts, part_units
 from automodel_cli.corpus.documents.source import Source
@@ -71,7 +72,7 @@ class JobSettings(Protocol):
 
 
 class JobBuild(Protocol):
-    """All that is settled before the first byte, and what a format adds: ``build.run.TokenBuild`` says more."""
+    """All that is settled before the first byte, and what a format adds: ``build.token_build`` says more."""
 
     source: Source
     tokenizer: Tokenizer

@@ -18,9 +18,10 @@ import xxhash
 
 from automodel_cli.corpus.build.pipeline import BadRows
 from automodel_cli.corpus.documents.units import Split
+from automodel_cli.corpus.formats.growing_file import GrowingFile
 from automodel_cli.corpus.formats.manifest import ListedFile
 from automodel_cli.errors import DataError
-from automodel_cli.files import ANY_TEMPORARY, GrowingFile, disk_errors_named, fsync_folder, temporary_of
+from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, temporary_of
 from automodel_cli.json_files import Count
 
 _NAME_ENDS = r"\.(chunk\.\d{5,}|val)\.jsonl"

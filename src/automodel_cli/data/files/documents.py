@@ -17,14 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from automodel_cli.corpus.formats.nanogpt_bin import (
-    TokenFile,
-    TokenReader,
-    bos_index_fits,
-    bos_index_path,
-    iter_blocks,
-    read_bos_index,
-)
+from automodel_cli.corpus.formats.bos_index import bos_index_fits, bos_index_path, read_bos_index
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
+from automodel_cli.corpus.formats.token_reader import TokenReader, iter_blocks
 from automodel_cli.errors import DataError
 from automodel_cli.storage.cache.local_view import fetch_beside
 

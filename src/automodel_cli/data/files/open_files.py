@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
-from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, TokenReader
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.storage.cache.remote_file import Range, RemoteObject, fetcher_of
 from automodel_cli.storage.cache.settings import CacheSettings
 

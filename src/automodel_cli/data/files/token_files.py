@@ -34,10 +34,10 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     HEADER_BYTES,
     Layout,
     TokenFile,
-    TokenReader,
     inspect_remote_token_file,
     inspect_token_file,
 )
+from automodel_cli.corpus.formats.token_reader import TokenReader
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 from automodel_cli.storage.cache.local_view import LocalView

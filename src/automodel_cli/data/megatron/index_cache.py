@@ -25,12 +25,11 @@ import errno
 import io
 import json
 import logging
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +38,11 @@ from automodel_cli.data.interface import IndexReport
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.files import (
     TEMP_SUFFIX,
+    atomic_file,
     exclusive_lock,
-    fsync_file,
     hash_bytes,
     hash_file,
     manifest_text,
-    publish,
     read_manifest,
 )
 from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, read_json, validated
@@ -260,28 +258,14 @@ class IndexCache:
         if entry.description is not None:
             contents[_DESCRIPTION] = entry.description.encode()
         for name, content in contents.items():
-            with _published(path := self._path(entry, name)) as handle:
+            with atomic_file(path := self._path(entry, name), unique=True) as handle:
                 if isinstance(content, bytes):
                     handle.write(content)
                 else:
                     np.save(handle, content, allow_pickle=False)
             files[name] = {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
-        with _published(stamp) as handle:
+        with atomic_file(stamp, unique=True) as handle:
             handle.write(manifest_text({**entry.stamp(), "files": files}).encode())
-
-
-@contextlib.contextmanager
-def _published(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary of this process alone, which becomes ``path`` when it is whole."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{TEMP_SUFFIX}")
-    try:
-        with temporary.open("xb") as handle:
-            yield handle
-            fsync_file(handle)
-        publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_stamp(path: Path) -> _Stamp | None:

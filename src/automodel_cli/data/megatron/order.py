@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from automodel_cli.corpus.formats.megatron_bin import MegatronIndex
+from automodel_cli.corpus.formats.megatron_index import MegatronIndex
 from automodel_cli.data.files.open_files import OpenFiles, TokenShards
 from automodel_cli.data.interface import BlendStats
 from automodel_cli.data.megatron.blending import BlendIndices, blend, blend_all

@@ -24,7 +24,6 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.files import hash_bytes
 
 Kind = Literal["multiple_choice", "schema", "language_modeling", "generation"]
-KINDS: tuple[Kind, ...] = ("multiple_choice", "schema", "language_modeling", "generation")
 
 VERSION = 2
 """Raised when rendering, sampling or scoring changes, so that old and new scores are not compared.

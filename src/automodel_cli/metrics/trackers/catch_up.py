@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, lines_of, remote_prefix
+from automodel_cli.metrics.log import remote_prefix
+from automodel_cli.metrics.log_file import METRICS_NAME, decode_line, lines_of
 from automodel_cli.metrics.trackers.interface import Entry
 
 

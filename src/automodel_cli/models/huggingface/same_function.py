@@ -45,7 +45,8 @@ def differences_from_hf(stored: Mapping[str, Any], model: CausalLM) -> list[str]
     if kind != stored.get("model_type"):
         return [f"model_type is {kind} here and {stored.get('model_type')} there"]
     if here.get("family") == "hf":
-        from automodel_cli.models.hf import HFCausalLM, completed_config  # transformers: seconds
+        from automodel_cli.models.huggingface.config import completed_config  # transformers: seconds
+        from automodel_cli.models.huggingface.model import HFCausalLM
 
         assert isinstance(model, HFCausalLM)
         return _between(here["config"], completed_config(stored, type(model.hf.config)))

@@ -24,7 +24,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import chat_tasks, results_file
 from automodel_cli.config.schema.results import EvaluateOptions, TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
-from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.distributed import start
 from automodel_cli.distributed.world import World
 from automodel_cli.dtypes import autocast_dtype
@@ -89,7 +89,7 @@ def _run(
     reporter: Reporter,
     trust: Sequence[str],
 ) -> results_file.StoredResults:
-    tokenizer = _tokenizer(cfg, loaded)
+    tokenizer, separator_id = _reads_with(cfg, loaded)
     precision = compute_precision(cfg.precision, loaded, world.device)
     engine = SpanScorer(
         loaded.model,
@@ -114,7 +114,7 @@ def _run(
         "versions": versions(),
     }
     if bundle is not None:
-        encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
+        encoder = Encoder(tokenizer, separator_id)
         results |= _in_context(cfg, bundle, tasks, engine, encoder, reporter)
     if chat:
         started = time.perf_counter()
@@ -122,28 +122,21 @@ def _run(
             results[key] = results.get(key, {}) | value
         results["seconds"] = results.get("seconds", 0.0) + time.perf_counter() - started
     if cfg.harness:
-        results["harness"] = _harness(cfg, loaded, engine, tokenizer, reporter, trust)
+        results["harness"] = _harness(cfg, loaded, engine, tokenizer, separator_id, reporter, trust)
     if not world.is_main:
         return results_file.StoredResults(results, None)
     asked = (*cfg.tasks, *cfg.harness)
     return results_file.StoredResults(results, results_file.store(results, cfg.output, loaded.path, asked))
 
 
-def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
-    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
-    if tokenizer is None:
-        raise ConfigError(f"{loaded.path} has no tokenizer, so no prompt can be read", "name one with --tokenizer")
+def _reads_with(cfg: TasksConfig, loaded: LoadedModel) -> tuple[Tokenizer, int | None]:
+    tokenizer, separator_id = loaded.reads_with(cfg.tokenizer)
     if tokenizer.vocab_size > loaded.model.vocab_size:
         raise DataError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} ids, the model {loaded.model.vocab_size:,}",
             "name the tokenizer that the model was trained with: --tokenizer",
         )
-    return tokenizer
-
-
-def _separator_id(cfg: TasksConfig, loaded: LoadedModel) -> int | None:
-    """It is an id of the checkpoint's own tokenizer."""
-    return loaded.separator_id if cfg.tokenizer is None else None
+    return tokenizer, separator_id
 
 
 # -------------------------------------------------------------------------------------- in-context tasks
@@ -198,6 +191,7 @@ def _harness(
     loaded: LoadedModel,
     engine: SpanScorer,
     tokenizer: Tokenizer,
+    separator_id: int | None,
     reporter: Reporter,
     trust: Sequence[str],
 ) -> dict[str, Any]:
@@ -217,7 +211,7 @@ def _harness(
         engine,
         tokenizer,
         chat_tokenizer=_chat_tokenizer(loaded.path) if cfg.chat_template else None,
-        separator_id=_separator_id(cfg, loaded),
+        separator_id=separator_id,
         progress=_shown(reporter, "harness"),
     )
 

@@ -1,4 +1,4 @@
-"""Text to Megatron-Core's token files: what is particular to them. The steps of a run are ``corpus.build.run``'s.
+"""Text to Megatron-Core's token files: what is particular to them. The steps of a run are ``corpus.build``'s.
 
 The disk space is estimated first. With ``--shuffle`` it is the text that is shuffled: all documents are scattered to
 disk, then read back in random order. With ``--shards`` everything is written to one long pair a key, which is divided.
@@ -20,7 +20,8 @@ from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSin
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, silent
+from automodel_cli.corpus.build.token_build import TokenBuild
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.source import (

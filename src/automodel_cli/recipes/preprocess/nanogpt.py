@@ -1,4 +1,4 @@
-"""Text to nanoGPT-style token files: what is particular to them. The steps of a run are ``corpus.build.run``'s.
+"""Text to nanoGPT-style token files: what is particular to them. The steps of a run are ``corpus.build``'s.
 
 The source and the tokenizer are opened (``char``: the text is read once to find its characters), the rule for
 validation is settled (a small or single document is tokenized once more, to count it), and the tokens go into shards.
@@ -23,10 +23,11 @@ from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
-from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, silent
+from automodel_cli.corpus.build.token_build import TokenBuild
+from automodel_cli.corpus.build.token_output import work_path
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (

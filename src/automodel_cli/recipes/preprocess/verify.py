@@ -18,6 +18,7 @@ import numpy as np
 
 from automodel_cli.config.schema.preprocess import VerifyConfig
 from automodel_cli.corpus.build.check_objects import check_objects
+from automodel_cli.corpus.formats.bos_index import bos_index_fits, bos_index_path, read_bos_index
 from automodel_cli.corpus.formats.journal import interrupted_in_words, unfinished
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
@@ -28,14 +29,8 @@ from automodel_cli.corpus.formats.manifest import (
     read_corpus_manifest,
 )
 from automodel_cli.corpus.formats.megatron_check import check_megatron, holds_megatron_files
-from automodel_cli.corpus.formats.nanogpt_bin import (
-    TokenReader,
-    bos_index_fits,
-    bos_index_path,
-    inspect_token_file,
-    iter_blocks,
-    read_bos_index,
-)
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
+from automodel_cli.corpus.formats.token_reader import TokenReader, iter_blocks
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer

@@ -5,47 +5,33 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
-from automodel_cli.assembly.hub.uploads import build_uploads
 from automodel_cli.assembly.logs import open_logs, open_profile
-from automodel_cli.assembly.mirror import build_mirror, finish_mirror
 from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.hf.uploads import Uploads
-from automodel_cli.checkpoint.mirror import Mirror
 from automodel_cli.config.load import to_yaml
-from automodel_cli.data.interface import source_of
-from automodel_cli.data.objective import WEIGHTED, losses_by_source, weighted_loss
-from automodel_cli.distributed.world import World
+from automodel_cli.data.objective import losses_by_source
 from automodel_cli.errors import EXIT_PREEMPTED
-from automodel_cli.evaluation.likelihood import Likelihood
-from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.metrics.profile import NoProfile
 from automodel_cli.metrics.throughput import Throughput
+from automodel_cli.recipes.pretraining.copies import Copies
 from automodel_cli.recipes.pretraining.run import Run, RunResult
 from automodel_cli.recipes.pretraining.spikes import SpikeWatch
+from automodel_cli.recipes.pretraining.validation import Validation
 from automodel_cli.train.compiling import compile_model, eagerly
 from automodel_cli.train.deferred_metrics import DeferredMetrics, read_now
 from automodel_cli.train.preemption import Stopped
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.step import StepMetrics
-
-_UPLOAD_POLL_S = 0.1
-
-
-def averaged(name: str) -> str:
-    """What the losses of the averaged weights on a validation set are called."""
-    return f"{name} (ema)"
 
 
 @dataclass(frozen=True)
@@ -74,8 +60,8 @@ class Progress:
     draws_random_numbers: bool  # the model has dropout
     last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
-    uploads: Uploads | None  # to the Hub; None: there are none, or another rank makes them
-    mirror: Mirror | None  # as with uploads
+    validation: Validation
+    copies: Copies  # of checkpoints, elsewhere
     spikes: SpikeWatch | None  # None: nobody looks for them
     saved_with_less: bool = False  # than the last one has: hf/, or an upload
     soundness: Soundness = field(default_factory=Soundness)
@@ -119,8 +105,8 @@ class Progress:
             draws_random_numbers=run.model.has_dropout(),
             last=run.training_length.total_steps,
             compiled=run.fast_path.compile,
-            uploads=build_uploads(run.cfg, run.run_folder, run.world, run.reporter.say),
-            mirror=build_mirror(run.cfg, run.world, run.reporter.say) if run.saves else None,
+            validation=Validation(run, metrics),
+            copies=Copies.begin(run),
             spikes=SpikeWatch.begin(run, metrics),
         )
         progress._compile()
@@ -183,7 +169,7 @@ class Progress:
             **({"spike": True} if spike else {}),
         }
         run = self.run
-        told_apart = losses_by_source(run.sources, numbers.by_source, self._objective)
+        told_apart = losses_by_source(run.sources, numbers.by_source, self.validation.objective)
         speed = self.throughput.read(update.step)
         self.metrics.train({**place, **fields, **told_apart, **update.rows, **more, **speed})
         run.reporter.progress(update.step, run.training_length.known_steps or 0, f"loss {numbers.loss:.4f}")
@@ -234,69 +220,14 @@ class Progress:
             self.report_all()
             as_is = contextlib.nullcontext() if run.state.step else eagerly()
             with self.throughput.pause(), contextlib.suppress(Stopped), as_is:
-                losses = self._losses() | self._losses_of_average()
-                self.val_losses, self.validated_step = losses, run.state.step
+                self.val_losses, self.validated_step = self.validation.losses(), run.state.step
                 return True
         return False
-
-    def _losses(self, named: Callable[[str], str] = str) -> dict[str, float]:
-        """Score every validation set and log it as ``named``: losses by those names."""
-        losses: dict[str, float] = {}
-        by_source: dict[str, float] = {}  # a set of its own for a source, or a part of a mixture
-        for name, (dataset, loader) in self.run.val_sets.items():
-            scores = self._score(loader, source_of(dataset).source_names)
-            losses[named(name)] = scores.loss
-            by_source = {**scores.loss_by_source, **by_source, name: scores.loss}
-            self._log_validation(named(name), scores.as_dict())
-        weighted = weighted_loss(self._objective, by_source, all_of_them=True)
-        if weighted is not None:
-            losses[named(WEIGHTED)] = weighted
-            self._log_validation(named(WEIGHTED), {"loss": weighted})
-        return losses
-
-    def _losses_of_average(self) -> dict[str, float]:
-        """The same for the average of the weights, as soon as there is one; its losses have names of their own."""
-        average = self.run.average
-        if average is None or not average.count:
-            return {}
-        with average.swapped_in():
-            return self._losses(averaged)
-
-    @property
-    def _objective(self) -> Mapping[str, float] | None:
-        return source_of(self.run.dataset).objective
-
-    def _score(self, loader: Any, sources: Sequence[str]) -> Likelihood:
-        run = self.run
-        return evaluate_likelihood(
-            run.model,
-            map(run.parallel.shard_batch, run.stop.until(loader, run.world.any)),
-            head_loss=run.head_loss,
-            token_bytes=run.tokenizer.token_bytes() if run.tokenizer else None,
-            device=run.device,
-            autocast_dtype=run.fast_path.autocast_dtype,
-            sum_over_ranks=run.world.sum,
-            sources=sources,
-        )
-
-    def _log_validation(self, name: str, scores: Mapping[str, Any]) -> None:
-        state = self.run.state
-        best = name == self._best_key and state.step > 0 and scores["loss"] < state.best_val_loss
-        place = {"step": state.step, "epoch": state.epoch, "name": name, "best": best}
-        self.metrics.validation({**place, **scores})
 
     def evaluate(self) -> bool:
         """Put tasks and prompts to the model; False: a signal ended it."""
         with self.profile.phase("validation"):
             return self.run.evaluation.run(self.run, self.metrics, self.throughput)
-
-    @property
-    def _best_key(self) -> str:
-        """The validation set that decides which checkpoint is best; of the average if it says so."""
-        run, wanted = self.run, self.run.cfg.checkpoint.best_metric_key
-        sets = [*run.val_sets, *([WEIGHTED] if self._objective is not None else [])]
-        known = [*sets, *(map(averaged, sets) if run.average is not None else ())]
-        return wanted if wanted in known else next(iter(sets), wanted)
 
     # ------------------------------------------------------------------------------------------ save
 
@@ -331,12 +262,12 @@ class Progress:
     def _write(self, why: str) -> None:
         run, state = self.run, self.run.state
         losses = self.val_losses if self.validated_step == state.step else {}
-        loss = losses.get(self._best_key, math.inf)
+        loss = losses.get(self.validation.best_key, math.inf)
         is_best = loss < state.best_val_loss
         state.best_val_loss = loss if is_best else state.best_val_loss
         wanted = run.cfg.checkpoint.save_consolidated
         is_last = state.step >= self.last
-        uploaded = self._is_uploaded(is_best=is_best, is_last=is_last)
+        uploaded = self.copies.is_uploaded(is_best=is_best, is_last=is_last)
         consolidate = wanted == "every" or (wanted == "final" and is_last) or uploaded
         facts, started = run.facts.to_json(), time.perf_counter()
         averages, of_average = ({}, None) if run.average is None else run.average.saved()
@@ -359,24 +290,13 @@ class Progress:
                 consolidate=consolidate,
                 remark=why,
                 average=averages,
-                then=partial(self._copied, uploaded=uploaded),
+                then=partial(self.copies.add, uploaded=uploaded),
             )
         self.saved_step = state.step
-        last_is_uploaded = self._is_uploaded(is_best=is_best, is_last=True)
+        last_is_uploaded = self.copies.is_uploaded(is_best=is_best, is_last=True)
         self.saved_with_less = (last_is_uploaded and not uploaded) or (wanted == "final" and not consolidate)
         if not run.checkpointer.is_async:
             run.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
-
-    def _copied(self, step: Path, *, uploaded: bool) -> None:
-        """Begin the copies of a finished step to elsewhere; on rank 0."""
-        if self.uploads is not None and uploaded:
-            self.uploads.add(step)
-        if self.mirror is not None:
-            self.mirror.add(step)
-
-    def _is_uploaded(self, *, is_best: bool, is_last: bool) -> bool:
-        wanted = self.run.cfg.checkpoint.push_to_hub
-        return wanted is not None and {"all": True, "best": is_best, "last": is_last}[wanted.every]
 
     # ------------------------------------------------------------------------------------------ end
 
@@ -386,33 +306,14 @@ class Progress:
         try:
             yield
             self.run.checkpointer.wait()
-            self._finish_uploads()
-            if self.run.cfg.checkpoint.mirror is not None and self.run.saves:
-                finish_mirror(self.mirror, self.run.world, stopped=lambda: self.run.stop.requested)
+            self.copies.finish()
         except BaseException as error:
             with contextlib.suppress(Exception):
                 self.run.checkpointer.wait()
-                self._give_up_uploads()
-                if isinstance(error, Exception):
-                    finish_mirror(self.mirror, World.single(), stopped=lambda: True)
+                self.copies.give_up(error)
             self.metrics.close(ok=False)
             raise
         self.metrics.close(ok=True)
-
-    def _finish_uploads(self) -> None:
-        """Wait for the uploads, all ranks together, but not in a run that was told to stop."""
-        run, uploads = self.run, self.uploads
-        if run.cfg.checkpoint.push_to_hub is None:
-            return
-        if uploads is not None and uploads.busy and not run.stop.requested:
-            run.reporter.say("waiting for the upload")
-        while run.world.any(uploads is not None and uploads.busy) and not run.stop.agreed(run.world.any):
-            time.sleep(_UPLOAD_POLL_S)
-        self._give_up_uploads()
-
-    def _give_up_uploads(self) -> None:
-        if self.uploads is not None and self.uploads.busy:
-            self.uploads.given_up()
 
     def result(self) -> RunResult:
         """How the run has ended; a signal may have come during the last save."""

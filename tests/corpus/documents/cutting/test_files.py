@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from automodel_cli.corpus.documents.cutting import cut_files
+from automodel_cli.corpus.documents.cutting.files import cut_files
 from automodel_cli.corpus.documents.listing import list_files
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
