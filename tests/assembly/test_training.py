@@ -25,6 +25,12 @@ def test_a_z_loss_goes_with_whichever_loss_is_chosen(kind, expected):
         assert loss.z_loss_weight == weight
 
 
+@pytest.mark.parametrize("section", [None, {"_target_": "automodel_cli.train.losses.ChunkedCrossEntropy"}])
+def test_a_loss_caps_logits_where_the_run_has_not_begun_without(section):
+    assert built(section, "chunked_capped").takes_softcap
+    assert not built(section, "chunked").takes_softcap
+
+
 @pytest.mark.parametrize("name", ["torch.nn.CrossEntropyLoss", "automodel_cli.train.packaged_losses.CutCrossEntropy"])
 def test_losses_of_others_refuse_a_z_loss(name):
     with pytest.raises(AutomodelError, match="z_loss_weight"):

@@ -49,7 +49,7 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
         chunked = fast_path.head_loss != "plain"
         loss = ChunkedCrossEntropy(z_loss_weight=weight) if chunked else loss or MaskedCrossEntropy()
     if isinstance(loss, ChunkedCrossEntropy):
-        loss.fused = fast_path.compile
+        loss.fused, loss.takes_softcap = fast_path.compile, fast_path.head_loss == "chunked_capped"
     return loss
 
 

@@ -18,6 +18,7 @@ from automodel_cli.dtypes import autocast
 from automodel_cli.models.interface import HeadLoss
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 
+OWN_LOSSES = tuple(f"{one.__module__}.{one.__qualname__}" for one in (MaskedCrossEntropy, ChunkedCrossEntropy))
 _PLAIN_BYTES_PER_LOGIT = 10  # compute dtype, fp32 log-probabilities, fp32 gradient
 _PLAIN_UP_TO_GIB = 0.25
 

@@ -79,13 +79,16 @@ def test_chunks_with_a_softcap_have_a_name_of_their_own(tiny_training, monkeypat
     """A run from before losses capped logits has used whole ones, whatever it had chosen: it goes on so."""
     model = build_gpt_model(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, softcap=15.0)
     monkeypatch.setattr(fast_path, "pick_loss", lambda **size: ("chunked", "measured"))
-    expected = {None: "chunked_capped", "chunked": "plain", "plain": "plain", "chunked_capped": "chunked_capped"}
+    expected = {None: "chunked_capped", "chunked": "chunked", "plain": "plain", "chunked_capped": "chunked_capped"}
+    losses = "loss_fn._target_=automodel_cli.train."
+    chunked, package = f"{losses}losses.ChunkedCrossEntropy", f"{losses}packaged_losses.LigerCrossEntropy"
     for kept, taken in expected.items():
-        path = chosen(tiny_training, {"head_loss": kept} if kept else None, model=model)
-        assert path.head_loss == taken
+        stored = {"head_loss": kept} if kept else None
+        assert chosen(tiny_training, stored, model=model).head_loss == taken
         assert FastPathFacts.model_validate({"head_loss": taken}).head_loss == taken
-    named = "loss_fn._target_=automodel_cli.train.losses.ChunkedCrossEntropy"
-    assert chosen(tiny_training, {"head_loss": "chunked"}, overrides=[named], model=model).head_loss == "chunked_capped"
+        named = "chunked_capped" if kept == "plain" else taken
+        assert chosen(tiny_training, stored, overrides=[chunked], model=model).head_loss == named
+    assert chosen(tiny_training, None, overrides=[package], model=model).head_loss == "chunked"
 
 
 def test_stored_fp8_holds_without_force(tiny_training):

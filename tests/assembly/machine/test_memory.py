@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from automodel_cli.assembly.machine import memory
 from automodel_cli.assembly.machine.memory import DeviceMemory
@@ -10,6 +13,9 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.sizing.memory import PeakMemory
+from automodel_cli.train.muon.rules import muon_adamw
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
+from automodel_cli.train.param_groups import UpdateRule, same_rule
 
 GIB = 1 << 30
 
@@ -68,3 +74,19 @@ def test_this_machine_has_memory():
     found = memory.probe_device_memory(World.single())
     assert found.total > found.free > 0
     assert 10 << 20 < found.resident < found.total
+
+
+@pytest.mark.parametrize("name", ["torch.optim.AdamW", "muon_adamw"])
+def test_numbers_of_a_checkpoint_are_those_of_weights_and_state(name):
+    """Without counts of steps; the average of weights is one more of each."""
+    model = build_gpt2_model(vocab_size=50, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    rules = muon_adamw()(model) if name == "muon_adamw" else same_rule(UpdateRule(build_adamw, 1e-3))
+    optimizer = build_optimizer(model, rules)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = [value.numel() for state in optimizer.state.values() for value in state.values() if value.dim()]
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    cfg = SimpleNamespace(optimizer=Target(name), ema=None)
+    assert memory.numbers_kept(cfg, model) == weights + sum(kept)
+    assert memory.numbers_kept(SimpleNamespace(optimizer=Target(name), ema={}), model) == 2 * weights + sum(kept)

@@ -21,7 +21,7 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.layers import attention_kernels, fp8
-from automodel_cli.train.loss_choice import pick_loss
+from automodel_cli.train.loss_choice import OWN_LOSSES, pick_loss
 from automodel_cli.train.optimizers import ADAMW, MUON_ADAMW, pick_kernel
 
 _AS_STORED = "as stored with the run"
@@ -186,14 +186,14 @@ class Choices:
 
     def head_loss(self, precision: str) -> str:
         """plain or in chunks: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
-        name = self.cfg.loss_fn.name if self.cfg.loss_fn is not None else ""
-        chunks = "chunked_capped" if self.model.softcap else "chunked"
+        name, kept = self.cfg.loss_fn.name if self.cfg.loss_fn is not None else "", self.stored.get("head_loss")
+        is_ours = not name or present_name(name) in OWN_LOSSES
+        # A run that is "chunked" in spite of a softcap is from before losses could cap logits: it keeps whole ones.
+        chunks = "chunked_capped" if self.model.softcap and is_ours and kept != "chunked" else "chunked"
         if name.startswith("torch.nn.") or name.endswith(".ChunkedCrossEntropy"):
             kind = "plain" if name.startswith("torch.nn.") else chunks
             return str(self.take("head_loss", (kind, "as configured"), configured=True))
-        if (kept := self.stored.get("head_loss")) is not None:
-            if kept == "chunked" and self.model.softcap:  # from before a loss could cap logits: it got whole ones
-                return str(self.take("head_loss", ("plain", "whole logits, as the run began"), configured=True))
+        if kept is not None:
             return str(self.take("head_loss", ("", "")))
         size = self.model.padded_vocab_size
         heads = (one for one in self.model.parameters() if one.dim() == 2 and one.shape[0] == size)

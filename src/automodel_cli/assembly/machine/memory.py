@@ -77,7 +77,7 @@ def predict(
         residual_bytes=2 if path.residual == "bf16" else 4,
         compiled=path.compile,
         whole=path.compile_scope == "model" and not many,
-        head_loss="plain" if path.head_loss == "plain" or whole_logits(model, cfg.loss_fn) else "chunked",
+        head_loss="chunked" if path.head_loss == ("chunked" if model.direct_head else "chunked_capped") else "plain",
         softcap=bool(model.softcap),
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
         z_loss=bool(cfg.loss_fn and cfg.loss_fn.arguments.get("z_loss_weight")),
@@ -103,12 +103,6 @@ def predict(
         averages=cfg.ema is not None,
     )
     return peak_memory(shape, plan)
-
-
-def whole_logits(model: CausalLM, loss_fn: Target | None) -> bool:
-    """Whether any loss gets whole logits of this model: they are no plain product, and the loss cannot cap them."""
-    is_ours = loss_fn is None or loss_fn.name.rpartition(".")[2] in ("MaskedCrossEntropy", "ChunkedCrossEntropy")
-    return not model.direct_head and not (model.softcap and is_ours)
 
 
 def chunk_tokens(loss_fn: Target | None) -> int | None:
