@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +73,9 @@ def test_killed_and_continued_elsewhere(url, other_object_server, tmp_path, text
     """An error in the middle, then a machine without the local folder; the lease was given back."""
 
     def stop(event):
-        if any("dataset_00001.bin" in request and request.startswith("PUT") for request in other_object_server.requests):
+        if any(
+            "dataset_00001.bin" in request and request.startswith("PUT") for request in other_object_server.requests
+        ):
             raise AutomodelError("stopped")
         time.sleep(0.005)
 

@@ -36,13 +36,19 @@ else:
         return other_object_server.bucket("lake") + "/folder"
 
 
-
 def test_what_is_put_is_there_and_read_by_range(bucket):
     store, url = open_store(bucket), f"{bucket}/a b/ü%20+&=.txt"
     info = store.put(url, DATA)
     assert store.info(url) == info and info.size == len(DATA) and info.etag
     assert store.list_all(bucket) == [info]  # spelled alike, whoever says it
-    for start, stop in [(0, None), (100, 101), (5, 5), (len(DATA) - 3, len(DATA) + 9), (len(DATA), None), (2**30, 2**31)]:
+    for start, stop in [
+        (0, None),
+        (100, 101),
+        (5, 5),
+        (len(DATA) - 3, len(DATA) + 9),
+        (len(DATA), None),
+        (2**30, 2**31),
+    ]:
         assert store.read(url, start, stop, etag=store.list_all(bucket)[0].etag) == DATA[start:stop], (start, stop)
 
 
@@ -154,7 +160,11 @@ def test_passing_faults_are_outlived(other_object_server, tmp_path, fault):
 )
 def test_endpoints(monkeypatch, scheme, environment, said):
     monkeypatch.setattr(objects, "_FIRST_PATIENCE_SECONDS", 0.2)
-    for name, value in {"AZURE_STORAGE_ACCOUNT_NAME": "lab", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5", **environment}.items():
+    for name, value in {
+        "AZURE_STORAGE_ACCOUNT_NAME": "lab",
+        "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
+        **environment,
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(AutomodelError, match=said) as refused:
         objects.open_bucket(scheme, "lake").info(f"{scheme}://lake/tokens/x")
