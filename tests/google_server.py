@@ -1,4 +1,4 @@
-"""A stand-in for Google Cloud Storage on loopback: its XML API is S3's with conditions of its own, so moto does the rest.
+"""A stand-in for Google Cloud Storage: its XML API is S3's with conditions of its own, so moto does the rest.
 
 Every object has a generation, a number that each write makes larger; a write on condition names the one it replaces,
 0 for none. Written down in Google's documentation of ``x-goog-if-generation-match`` and ``x-goog-generation``.

@@ -79,12 +79,12 @@ class HubStore:
 
     def _path(self, url: str) -> str:
         """As the file system spells it, at the commit that is read."""
-        found = self._files.resolve_path(url.removeprefix("hf://"))
+        found: Any = self._files.resolve_path(url.removeprefix("hf://"))
         repository = (found.repo_type, found.repo_id, found.revision)
         with self._lock:
             if repository not in self._commits:
                 kind, name, revision = repository
-                self._commits[repository] = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
+                self._commits[repository] = str(HfApi().repo_info(name, repo_type=kind, revision=revision).sha)
         prefix = constants.REPO_TYPES_URL_PREFIXES.get(found.repo_type, "")
         return f"{prefix}{found.repo_id}@{self._commits[repository]}/{found.path_in_repo}".rstrip("/")
 
