@@ -65,7 +65,8 @@ def test_from_text_to_batches(url, other_object_server, tmp_path, text):
     assert described[0]["files"] == described[1]["files"]
     assert not check_objects(f"{url}/tokens", lambda *_: None).problems
     local, remote = (NanogptDataset(str(place), 64) for place in (tmp_path / "here", f"{url}/tokens"))
-    for updates in zip(*(TokenLoader(data, global_batch_size=8, local_batch_size=8) for data in (local, remote))):
+    loaders = [TokenLoader(data, global_batch_size=8, local_batch_size=8) for data in (local, remote)]
+    for updates in zip(*loaders, strict=True):
         np.testing.assert_array_equal(*(update[0].input_ids.numpy() for update in updates))
 
 

@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face Hub on this machine: the requests of reading a dataset, as huggingface_hub sends them.
+"""A stand-in for the Hugging Face Hub: the requests of reading a dataset, as huggingface_hub sends them.
 
-A branch is a commit, a commit is files; listings come two names at a time. (Uploads: ``tests.checkpoint.hf.hub_server``.)
+A branch is a commit, a commit is files; listings come two names at a time. Uploads: ``tests.checkpoint.hf.hub_server``.
 """
 
 from __future__ import annotations
