@@ -195,27 +195,44 @@ def logging_as_it_was():
 
 
 @pytest.fixture(scope="session")
-def _object_server():
-    from tests.object_server import ObjectServer  # takes two seconds, which other tests do not pay
+def _object_servers():
+    """Servers by scheme, each started once, when a test first needs it."""
+    servers = {}
+    yield servers
+    for server in servers.values():
+        server.stop()
 
-    server = ObjectServer()
-    yield server
-    server.stop()
 
+def _object_server(scheme, servers, monkeypatch):
+    """A server on loopback without faults, and the environment that leads to it."""
+    if scheme not in servers:  # takes two seconds, which other tests do not pay
+        from tests import azure_server, google_server, object_server
 
-@pytest.fixture
-def object_server(_object_server, monkeypatch):
-    """A real S3 server on loopback without faults, and the environment that leads to it."""
+        kinds = {"s3": object_server.ObjectServer, "gs": google_server.GoogleServer, "az": azure_server.AzureServer}
+        servers[scheme] = kinds[scheme]()
     from tests.object_server import Faults
 
     from automodel_cli.storage import opening
 
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    server = servers[scheme]
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR"))]:
         monkeypatch.delenv(name)
-    for name, value in _object_server.environment.items():
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     opening._open.cache_clear()
-    _object_server.faults = Faults()
-    yield _object_server
-    _object_server.faults, _object_server.watch = Faults(), lambda request: None
+    server.faults = Faults()
+    yield server
+    server.faults, server.watch = Faults(), lambda request: None
     opening._open.cache_clear()
+
+
+@pytest.fixture
+def object_server(_object_servers, monkeypatch):
+    """A real S3 server (moto's) on loopback without faults, and the environment that leads to it."""
+    yield from _object_server("s3", _object_servers, monkeypatch)
+
+
+@pytest.fixture(params=["gs", "az"])
+def other_object_server(request, _object_servers, monkeypatch):
+    """A stand-in for Google Cloud Storage and one for Azure, as ``object_server``."""
+    yield from _object_server(request.param, _object_servers, monkeypatch)

@@ -44,7 +44,6 @@ class ObjectServer:
     """The server, its address and what was asked of it: ``requests`` holds ``METHOD /path?query``."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):
@@ -54,7 +53,7 @@ class ObjectServer:
             def log(self, *_: Any) -> None:
                 pass
 
-        self._app = DomainDispatcherApplication(create_backend_app)
+        self._app = self._made_app()
         self._lock = threading.Lock()
         self.faults = Faults()
         self.requests: list[str] = []
@@ -63,6 +62,11 @@ class ObjectServer:
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _made_app(self) -> Any:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        return DomainDispatcherApplication(create_backend_app)
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -123,10 +127,10 @@ class ObjectServer:
             hit = {name: self._due(faults, getattr(faults, name), method, path) for name in ("errors", "lost", "cuts")}
         if hit["errors"]:
             _drain(environ)
-            return _refusal(start_response, faults.status)
+            return refusal(start_response, faults.status)
         if hit["lost"]:
             b"".join(self._app(environ, lambda *_: None))
-            return _refusal(start_response, faults.status)
+            return refusal(start_response, faults.status)
         if faults.hidden and "list-type" in environ.get("QUERY_STRING", ""):
             return self._without(environ, faults.hidden, start_response)
         body = self._app(environ, start_response)
@@ -158,9 +162,13 @@ def _drain(environ: dict[str, Any]) -> None:
         left -= len(block)
 
 
-def _refusal(start_response: Any, status: int) -> Iterable[bytes]:
-    code = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 429: "TooManyRequests"}[status]
-    body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
+_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 429: "TooManyRequests"}
+
+
+def refusal(start_response: Any, status: int, code: str = "", *, is_head: bool = False) -> Iterable[bytes]:
+    """An answer that says no, with the provider's name of the error."""
+    code = code or _CODES[status]
+    body = b"" if is_head else f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
     start_response(f"{status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [body]
 

@@ -263,3 +263,14 @@ def test_a_fork_of_a_process_that_used_it_is_an_error_and_no_hang(bucket):
             os._exit(3)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+def test_objects_that_mark_folders_are_none(bucket, object_server):
+    """Consoles and mounts make ``books/``, which the client calls ``books``."""
+    client = object_server.client()
+    for key, data in {"books/": b"", "books/part/": b"", "books/part/a": b"1", "books/empty": b""}.items():
+        client.put_object(Bucket=name(bucket), Key=key, Body=data)
+    expected = [f"{bucket}/books/empty", f"{bucket}/books/part/a"]
+    for folder in (bucket, f"{bucket}/books"):
+        assert [info.url for info in open_store(bucket).list_all(folder)] == expected
+    assert [info.url for info in open_store(bucket).list_all(f"{bucket}/books/part")] == expected[1:]

@@ -1,8 +1,8 @@
 """Buckets of S3, Google Cloud Storage and Azure through obstore (the ``object_store`` crate): one client for all three.
 
-Requests, signatures, parts of uploads and most retries are obstore's. Ours: which credentials and endpoint, errors in
-words, a bound on the whole time, a check that what came back is all of it, and conditional writes that a lost answer
-does not turn into a false refusal.
+Requests, signatures, parts of uploads and most retries are obstore's. Ours: which credentials and endpoint
+(``clients``), errors in words (``problems``), a bound on the whole time, a check that what came back is all of it, and
+conditional writes that a lost answer does not turn into a false refusal.
 """
 
 from __future__ import annotations
@@ -10,22 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import obstore
 import xxhash
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
-from obstore.store import AzureStore, GCSStore, S3Store
 
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import atomic_file
+from automodel_cli.storage.clients import open_client, s3_endpoint
 from automodel_cli.storage.problems import Failure, failure_of, in_words
 from automodel_cli.storage.reading import PART_BYTES, SIDE_BY_SIDE, blocks, reading_threads
 from automodel_cli.storage.store import ObjectChanged, ObjectExists, ObjectInfo, ObjectMissing
@@ -49,7 +46,7 @@ def open_bucket(scheme: str, place: str) -> BucketStore:
         ConfigError: these are missing, not whole, or not what they should be.
     """
     try:
-        return BucketStore(scheme, place, *_client(scheme, place, os.environ))
+        return BucketStore(scheme, place, *open_client(scheme, place, os.environ))
     except _ERRORS:  # half a pair of keys, a key that is none; what the client says may repeat them
         raise in_words(Failure(no_credentials=True), f"{scheme}://{place}", "read", "") from None
 
@@ -89,7 +86,7 @@ class BucketStore:
     def list_all(self, folder: str) -> list[ObjectInfo]:
         key = self._key(folder)
         found = self._try(folder, "list", lambda: obstore.list(self._client, key or None).collect())
-        return sorted((self._info_of(meta) for meta in found), key=lambda info: info.url)
+        return sorted(_without_markers(folder, [self._info_of(meta) for meta in found]), key=lambda info: info.url)
 
     def read(self, url: str, start: int = 0, stop: int | None = None, *, etag: str = "") -> bytes:
         if stop is not None and stop <= start:
@@ -136,7 +133,7 @@ class BucketStore:
             if there is None or there.size != len(data) or self.read(url) != data:
                 raise
             return there  # it was written, and the answer to that was lost
-        return ObjectInfo(url, len(data), done["e_tag"] or "", self._generation(done["version"]))
+        return ObjectInfo(url, len(data), _quoted(done["e_tag"]), self._generation(done["version"]))
 
     def upload(self, url: str, path: Path | str, *, xxh3: str = "") -> ObjectInfo:
         size = Path(path).stat().st_size
@@ -169,7 +166,7 @@ class BucketStore:
                 handle.write(block)
 
     def abort_uploads(self, folder: str, names: Callable[[str], bool]) -> None:
-        """Of S3, through boto3 where it is installed; Azure and Google forget them after a week."""
+        """Of S3, through boto3 where it is installed; Azure forgets them after a week, Google by a lifecycle rule."""
         if self._scheme != "s3":
             return
         try:
@@ -178,7 +175,7 @@ class BucketStore:
             return
         prefix = f"{self._key(folder)}/".lstrip("/")
         with contextlib.suppress(Exception):  # not permitted, not supported: they cost space, no more
-            client = boto3.client("s3", endpoint_url=_endpoint(os.environ) or None)
+            client = boto3.client("s3", endpoint_url=s3_endpoint(os.environ) or None)
             for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self._place, Prefix=prefix):
                 for left in page.get("Uploads", ()):
                     if names(left["Key"][len(prefix) :]):
@@ -233,11 +230,28 @@ class BucketStore:
 
     def _info_of(self, meta: Any) -> ObjectInfo:
         url = str(Address(self._scheme, self._place, meta["path"]))
-        return ObjectInfo(url, meta["size"], meta["e_tag"] or "", self._generation(meta["version"]))
+        return ObjectInfo(url, meta["size"], _quoted(meta["e_tag"]), self._generation(meta["version"]))
 
     def _generation(self, version: str | None) -> str:
         """Conditional writes go by the etag, but for Google's."""
         return version or "" if self._scheme == "gs" else ""
+
+
+def _quoted(etag: str | None) -> str:
+    """Azure lists them without the quotes that its answers and conditions have."""
+    return f'"{etag}"' if etag and not etag.endswith('"') else etag or ""
+
+
+def _without_markers(folder: str, infos: list[ObjectInfo]) -> list[ObjectInfo]:
+    """Consoles and mounts mark a folder by an empty object ``FOLDER/``, of which the client says ``FOLDER``."""
+    if all(info.size for info in infos):
+        return infos
+    folders = {folder.rstrip("/")}
+    for info in infos:
+        url = info.url
+        while (url := url.rpartition("/")[0]) not in folders and len(url) > len(folder):
+            folders.add(url)
+    return [info for info in infos if info.size or info.url not in folders]
 
 
 _user: list[int] = []  # the process that has used the client
@@ -275,57 +289,3 @@ def _checked_parts(path: Path | str, part: int, xxh3: str) -> Iterator[bytes]:
                 raise DataError(f"{path} is not what was written: its hash has changed", "check the disk")
             yield block
             block = following
-
-
-# --------------------------------------------------------------------------------------------- clients
-
-
-def _client(scheme: str, place: str, environment: Mapping[str, str]) -> tuple[Any, str]:
-    """obstore's store of a bucket, and the host that it asks."""
-    options: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "5min"}
-    retries: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
-    if scheme == "gs":
-        return GCSStore(place, client_options=options, retry_config=retries), "storage.googleapis.com"  # type: ignore[arg-type]
-    if scheme == "az":
-        account = environment.get("AZURE_STORAGE_ACCOUNT_NAME", "ACCOUNT")
-        return AzureStore(place, client_options=options, retry_config=retries), f"{account}.blob.core.windows.net"  # type: ignore[arg-type, call-arg]
-    endpoint = _endpoint(environment)
-    settings: dict[str, Any] = {}
-    if endpoint:
-        settings["endpoint"] = endpoint.rstrip("/")
-        options["allow_http"] = endpoint.startswith("http://")
-    settings |= _credentials(place, environment)
-    host = urlsplit(endpoint).netloc.rpartition("@")[2] if endpoint else "s3.amazonaws.com"
-    return S3Store(place, client_options=options, retry_config=retries, **settings), host  # type: ignore[arg-type]
-
-
-def _endpoint(environment: Mapping[str, str]) -> str:
-    """Of S3, "" for Amazon's own.
-
-    Raises:
-        ConfigError: it is no address.
-    """
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    name = next((name for name in names if environment.get(name)), None)
-    if name is None:
-        return ""
-    if re.fullmatch(r"https?://[^/\s]+(/\S*)?", environment[name]) is None:
-        raise ConfigError(f"{name} in the environment is not the address of a server", "write http(s)://HOST[:PORT]")
-    return environment[name]
-
-
-def _credentials(place: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Where keys are not in the environment, boto3's chain: profiles, single sign-on, roles, the machine's own.
-
-    Without boto3 obstore's own chain is left: web identities and the machine's own.
-    """
-    if environment.get("AWS_ACCESS_KEY_ID") or environment.get("AWS_SKIP_SIGNATURE"):
-        return {}
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
-        return {}
-    try:
-        return {"credential_provider": Boto3CredentialProvider()}
-    except Exception:  # a profile that is not there, files that cannot be parsed, no credentials at all
-        raise in_words(Failure(no_credentials=True), f"s3://{place}", "read", "") from None

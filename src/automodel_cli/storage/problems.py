@@ -13,12 +13,14 @@ from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.storage.store import ObjectMissing
 from automodel_cli.storage.urls import split_url
 
-_STATUS = re.compile(r"status(?: code)?:? (\d{3})\b")
+_STATUS = re.compile(r"(?:status(?: code)?:? |\(code: )(\d{3})\b")  # the second of Azure's answers to several requests
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _PATH = re.compile(r"(https?://[^/\s]+)/\S*")  # of a request: names of objects are no words of an error
 _PASSING = frozenset({408, 429})
 _NOT_REACHED = ("Connect", "dns error", "error trying to connect", "tcp connect", "error sending request")
-_NO_CREDENTIALS = ("169.254.169.254", "metadata", "session.get_credentials", "credential", "Unable to load", "token")
+_MACHINE = ("169.254.169.254", "metadata")  # what a virtual machine asks for credentials; elsewhere anybody may answer
+_NO_CREDENTIALS = (*_MACHINE, "session.get_credentials", "credential", "Unable to load", "token")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Failure:
         status: of HTTP; 0 where there was no answer, or the answer was cut.
         code: of the provider, "" without one.
         reached: whether somebody answered.
-        no_credentials: it failed before a request, for want of credentials.
+        no_credentials: it failed before a request, for want of credentials; ``status``: of who was asked for some.
     """
 
     status: int = 0
@@ -53,16 +55,29 @@ def failure_of(error: BaseException) -> Failure:
     """What an exception of the client says."""
     text = str(error)
     status, code = _STATUS.search(text), _CODE.search(text)
+    if "Error performing token request" in text:
+        return _of_token(_PATH.sub(r"\1", text), int(status[1]) if status else 0)
     if status is not None:
         return Failure(int(status[1]), code[1] if code else "")
+    if "Wanted range starting at" in text:  # an answer with nothing in it; others say this status
+        return Failure(416)
     kind, text = type(error).__name__, _PATH.sub(r"\1", text)
-    if kind == "UnauthenticatedError" or isinstance(error, ValueError) or any(word in text for word in _NO_CREDENTIALS):
-        return Failure(no_credentials=True)
     if isinstance(error, FileNotFoundError):
         return Failure(404)
     if kind == "PermissionDeniedError" or isinstance(error, PermissionError):
         return Failure(403)
+    if kind == "UnauthenticatedError" or isinstance(error, ValueError) or any(word in text for word in _NO_CREDENTIALS):
+        return Failure(no_credentials=True)
     return Failure(reached=not any(word in text for word in _NOT_REACHED))
+
+
+def _of_token(text: str, status: int) -> Failure:
+    """Credentials were exchanged for a token that ends after an hour: that fails for passing reasons, too."""
+    if Failure(status).passing and status:
+        return Failure(status)
+    if any(word in text for word in _MACHINE):
+        return Failure(no_credentials=True)
+    return Failure(status, "", status > 0 or not any(word in text for word in _NOT_REACHED), status > 0)
 
 
 def in_words(failure: Failure, url: str, doing: str, endpoint: str) -> AutomodelError:
@@ -75,9 +90,12 @@ def in_words(failure: Failure, url: str, doing: str, endpoint: str) -> Automodel
     address = split_url(url)
     place = f"{address.scheme}://{address.place}"
     if failure.no_credentials:
-        return ConfigError(f"no credentials for {place} were found", _CREDENTIALS[address.scheme])
-    if failure.code == "NoSuchBucket" or (failure.status == 404 and url == place):
-        return ConfigError(f"there is no bucket {place}", "check its name, the account and the endpoint")
+        what = "no credentials for {} were found" if not failure.status else "the credentials for {} were refused ({})"
+        return ConfigError(what.format(place, failure), _CREDENTIALS[address.scheme])
+    is_for_bucket = url == place or doing in ("list", "write")  # what is written need not be there
+    if failure.code in _NO_BUCKET or (failure.status == 404 and not failure.code and is_for_bucket):
+        kind = {"az": "container", "hf": "repository"}.get(address.scheme, "bucket")
+        return ConfigError(f"there is no {kind} {place}", "check its name, the account and the endpoint")
     if failure.status == 404:
         return ObjectMissing(f"there is no {url}", "check the URL")
     if failure.status in (401, 403):
@@ -86,9 +104,8 @@ def in_words(failure: Failure, url: str, doing: str, endpoint: str) -> Automodel
     if failure.status in (301, 307) or failure.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
         return ConfigError(f"{place} is in another region ({failure})", "set AWS_REGION to the bucket's region")
     if not failure.reached:
-        return AutomodelError(
-            f"cannot {doing} {url}: {endpoint} is not reached", "check the network and the endpoint (AWS_ENDPOINT_URL)"
-        )
+        named = f"check the network and {_ENDPOINTS.get(address.scheme, 'the address')}"
+        return AutomodelError(f"cannot {doing} {url}: {endpoint} is not reached", named)
     if failure.passing:
         return AutomodelError(
             f"cannot {doing} {url}: {failure}, again and again",
@@ -101,6 +118,12 @@ _REFUSALS = {
     "InvalidAccessKeyId": "the access key is not known",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "ExpiredToken": "the credentials have expired",
+    "AuthenticationFailed": "the account key is wrong, or the token has expired",
+    "AuthorizationPermissionMismatch": "the account has no role that permits it",
+}
+_ENDPOINTS = {
+    "s3": "the endpoint (AWS_ENDPOINT_URL)",
+    "az": "the account (AZURE_STORAGE_ACCOUNT_NAME)",
 }
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; AWS_SKIP_SIGNATURE=true for public buckets",

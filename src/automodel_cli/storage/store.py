@@ -9,7 +9,7 @@ back are all that were asked for. Credentials are those of the provider's own ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +23,13 @@ class ObjectInfo:
     Attributes:
         size: bytes.
         etag: changes when the content does; "" where the store has none.
-        generation: what conditional writes of some stores (GCS) go by, "" elsewhere.
+        generation: what conditional writes of some stores (GCS) go by; "" elsewhere, and in listings.
     """
 
     url: str
     size: int
     etag: str = ""
-    generation: str = ""
+    generation: str = field(default="", compare=False)
 
 
 class ObjectMissing(DataError):

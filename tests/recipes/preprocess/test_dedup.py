@@ -116,12 +116,81 @@ def test_a_limit_that_contradicts_the_preset_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_in_object_storage_is_refused_and_no_folder_of_that_name_made(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+class _Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def url(object_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return object_server.bucket("unique")
+
+
+def stop(*_: Any) -> None:
+    raise _Stop
+
+
+def test_an_output_in_object_storage_is_that_of_a_disk(tmp_path, object_server, url):
     folder = write(tmp_path / "in")
-    with pytest.raises(ConfigError, match=r"s3://bucket/out: this command writes to a local folder"):
-        run(folder, "s3://bucket/out")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    options = {"near": 0.8, "min_words": 3, "chunk_size": 20_000}
+    made, there = run(folder, tmp_path / "local", **options), run(folder, f"{url}/a/run", **options)
+    assert there.folder == f"{url}/a/run" and there.manifest.body() == made.manifest.body()
+    expected = {f"a/run/{name}": data for name, data in everything(tmp_path / "local").items()}
+    assert object_server.objects("unique") == expected and len(expected) > 4
+    report = verify.run(VerifyConfig(path=f"{url}/a/run"), progress=lambda *_: None)
+    assert not report.problems and report.hashed == len(expected) - 1
+    said = []
+    assert run(folder, f"{url}/a/run", said, **options).already_complete
+    assert f"{url}/a/run/manifest.json is already there: nothing to do" in said
+    with pytest.raises(ConfigError, match=f"{url}/a/run holds documents made in another way"):
+        run(folder, f"{url}/a/run")
+    run(folder, f"{url}/a/run", overwrite=True)
+    run(folder, tmp_path / "exact")
+    expected = {f"a/run/{name}": data for name, data in everything(tmp_path / "exact").items()}
+    assert object_server.objects("unique") == expected
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_interrupted_run_to_a_url_goes_on_here_and_begins_anew_elsewhere(
+    tmp_path, object_server, url, monkeypatch, small_parts, is_lost
+):
+    folder = write(tmp_path / "in")
+    with monkeypatch.context() as patch:
+        patch.setattr("automodel_cli.corpus.dedup.job.find_clusters", stop)
+        with pytest.raises(_Stop):
+            run(folder, f"{url}/run", near=0.8)
+    assert set(object_server.objects("unique")) == {"run/.upload.json"}
+    said: list[str] = []
+    if is_lost:
+        (tmp_path / "cache").rename(tmp_path / "lost")
+    else:
+        with pytest.raises(ConfigError, match=f"{url}/run holds an interrupted run made in another way: "):
+            run(folder, f"{url}/run")
+        monkeypatch.setattr("automodel_cli.corpus.dedup.job.read_part", stop)  # done, and not done again
+    assert run(folder, f"{url}/run", said, near=0.8).continued is not is_lost
+    assert (f"continuing the interrupted run in {url}/run" in said) is not is_lost
+    monkeypatch.undo()
+    run(folder, tmp_path / "local", near=0.8)
+    expected = {f"run/{name}": data for name, data in everything(tmp_path / "local").items()}
+    assert object_server.objects("unique") == expected
+
+
+def test_what_others_made_at_a_url_stays(tmp_path, object_server, url):
+    folder = write(tmp_path / "in")
+    object_server.client().put_object(Bucket="unique", Key="run/in.chunk.00000.jsonl", Body=b"somebody's")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=f"{url}/run holds in.chunk.00000.jsonl but no manifest"):
+            run(folder, f"{url}/run", overwrite=overwrite)
+    assert object_server.objects("unique") == {"run/in.chunk.00000.jsonl": b"somebody's"}
+    with pytest.raises(ConfigError, match="lies in the output folder"):
+        run(f"{url}/run/*.jsonl", f"{url}/run")
+
+
+def test_an_interrupted_run_of_another_command_at_a_url(tmp_path, object_server, url):
+    state = {"format": "automodel-upload/1", "token": "x", "journal": "{}", "files": {}, "open": {}}
+    object_server.client().put_object(Bucket="unique", Key="run/.upload.json", Body=json.dumps(state).encode())
+    with pytest.raises(ConfigError, match=f"{url}/run holds the interrupted run of another command"):
+        run(write(tmp_path / "in"), f"{url}/run", overwrite=True)
 
 
 def test_filters_alone(tmp_path):

@@ -1,5 +1,6 @@
 """Preprocessing by jobs of Slurm (stand-ins): the same bytes as in one process; options that contradict each other."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,28 @@ def test_jobs_write_to_a_url_by_way_of_a_folder_that_all_see(object_server, caps
     of_data = [name for name in one if name.endswith((".bin", ".idx"))]
     assert len(of_data) > 2 and [there[name] for name in of_data] == [one[name] for name in of_data]
     assert set(there) == {name for name in one if not name.startswith(".")}
+
+
+@pytest.mark.parametrize(
+    ("command", "job"),
+    [(SHUFFLE, "shuffle.shuffle_job.ShuffleJob"), (DEDUP, "dedup.job.DedupJob")],
+    ids=["shuffle", "dedup"],
+)
+def test_jobs_that_keep_no_journal_write_to_a_url(command, job, object_server):
+    """The last job finds all that the others did in the folder that all see, and does nothing again."""
+
+    def call(words):
+        with pytest.MonkeyPatch.context() as patch:
+            if os.environ[STAGE_VARIABLE] == "rest":
+                patch.setattr(f"automodel_cli.corpus.{job}.run_task", lambda *_: pytest.fail("done again"))
+            assert app.run(words) == 0
+
+    url = object_server.bucket("of-jobs")
+    assert app.run([*command, f"{url}/many", *SLURM, "--temp-dir", "seen"]) == 0
+    run_jobs(call=call)
+    assert app.run([*command, "one"]) == 0
+    one = {f"many/{path.name}": path.read_bytes() for path in Path("one").iterdir() if path.name[0] != "."}
+    assert object_server.objects("of-jobs") == one and len(one) > 1
 
 
 def test_overwrite_begins_once_and_not_in_every_job(capsys):

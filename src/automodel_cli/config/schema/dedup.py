@@ -6,7 +6,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from automodel_cli.config.schema.base import Amount, Count, NotNegative, Shares, TypeName, Whole, Words, not_a_bool
+from automodel_cli.config.schema.base import (
+    Amount,
+    Count,
+    LocalFolder,
+    NotNegative,
+    Shares,
+    TypeName,
+    Whole,
+    Words,
+    not_a_bool,
+)
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, TextInput
 from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
 from automodel_cli.config.schema.shuffle import Names
@@ -27,7 +37,7 @@ class DedupConfig(TextInput, RunnerOptions):
         "max_symbol_ratio max_bullet_lines max_ellipsis_lines min_alphabetic_words min_stop_words max_duplicate_lines "
         "max_duplicate_line_characters max_duplicate_paragraphs max_duplicate_paragraph_characters max_top_ngrams "
         "max_duplicate_ngrams languages min_language_score",
-        "Output": "output_dir name chunk_size overwrite dry_run",
+        "Output": "output_dir name chunk_size temp_dir overwrite dry_run",
         "Speed and memory": "memory num_workers",
         **RUNNER_PANELS,
     }
@@ -35,7 +45,7 @@ class DedupConfig(TextInput, RunnerOptions):
     dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))
     """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of file name."""
     output_dir: str | None = Field(default=None, validation_alias=AliasChoices("output_dir", "output"))
-    """Folder to write to; null: `{dataset}_dedup` in the current folder."""
+    """Folder or URL to write to; null: `{dataset}_dedup` in the current folder."""
     name: str | None = None
     """Prefix of the file names, `NAME.chunk.00000.jsonl`; null: the dataset's name."""
     text_key: str = "text"
@@ -116,6 +126,8 @@ class DedupConfig(TextInput, RunnerOptions):
     """Stop at the first bad row instead of skipping it."""
     memory: Annotated[Amount, Field(ge=_LEAST_MEMORY), TypeName("a number from 64M up")] = 500_000_000
     """Memory of each process, in bytes, besides the longest document; less takes more turns for the same result."""
+    temp_dir: LocalFolder | None = None
+    """Folder for files on their way to a URL; null: in the user's cache. Not used for an output on a disk."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
     num_workers: Whole | None = None

@@ -33,7 +33,7 @@ class ShuffleConfig(TextInput, RunnerOptions):
     dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))
     """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of file name."""
     output_dir: str | None = None
-    """Folder to write to; null: `{dataset}_shuffled` in the current folder."""
+    """Folder or URL to write to; null: `{dataset}_shuffled` in the current folder."""
     name: str | None = None
     """Prefix of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's name."""
     text_key: str = "text"
@@ -63,7 +63,8 @@ class ShuffleConfig(TextInput, RunnerOptions):
     memory: Amount = 500_000_000
     """Memory to use, in bytes; more means fewer, larger temporary files and the same result."""
     temp_dir: LocalFolder | None = None
-    """Folder for temporary files, which take about as much space as the text; null: the output folder."""
+    """Folder for temporary files, which take about as much space as the text, and for files on their way to a URL;
+    null: the output folder, or one in the user's cache."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
     num_workers: Whole | None = None

@@ -88,7 +88,8 @@ def _listed(report: VerifyReport, store: Store, url: str) -> Iterator[Listed]:
             report.problems.append(error.message.replace(str(path), url))
             return
     if not isinstance(manifest, MegatronManifest):
-        yield from ((file.name, file.bytes, file.xxh3) for file in manifest.files)
+        reports = manifest.reports if isinstance(manifest, DocumentsManifest) else ()
+        yield from ((file.name, file.bytes, file.xxh3) for file in (*manifest.files, *reports))
         return
     for pair in manifest.pairs:
         yield f"{pair.name}.bin", pair.bin_bytes, pair.bin_xxh3

@@ -15,8 +15,9 @@ bytes and its size, without its blocks, so the disk holds what is open and a few
 (With a prefix, as Megatron's: ``.PREFIX.lock`` and so on.)
 
 Killed anywhere, the same command goes on: on this machine from the local journal, on another from ``.upload.json``,
-that is, from the last finished file. A change of ``.upload.json`` gets a token that the local folder knows before the
-object does; so a folder whose token is another one has been overtaken, and is made anew from what is at the URL.
+that is, from the last finished file. A run without a journal (documents) goes on where its folder is, or begins anew.
+A change of ``.upload.json`` gets a token that the local folder knows before the object does; so a folder whose token
+is another one has been overtaken, and is made anew from what is at the URL.
 """
 
 from __future__ import annotations
@@ -138,17 +139,27 @@ class Mirror:
         manifest: str,
         journal: str,
         tokenizer: str,
+        has_begun: Callable[[], bool],
     ) -> None:
         """Make the local folder an image of the place, unless it is that of the run that is under way there.
 
         Args:
             names: which names are those of the run; asked when the manifest or journal is here.
             listed: the names that the manifest here lists; a listing of the place may lag behind.
+            journal, tokenizer: their names, "" where there is none.
+            has_begun: whether the local folder holds a run that goes on without a journal.
+
+        Raises:
+            ConfigError: a run with a journal is under way there, and this one has none.
         """
         state = self._read_state()
         if state is not None:  # a run was under way, perhaps in the middle of an upload
+            if state.journal is not None and not journal:
+                raise ConfigError(
+                    f"{self.url} holds the interrupted run of another command", "finish it, or use another --output-dir"
+                )
             self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
-        if state is not None and state.token in self._known_tokens() and self._is_image(state, manifest):
+        if state is not None and state.token in self._known_tokens() and self._is_image(state, manifest, has_begun):
             self.files, self._open = dict(state.files), dict(state.open)
             self._taken = set(self.files)
             self._mend()
@@ -180,9 +191,10 @@ class Mirror:
             if (path := self.folder / name).is_file() and path.stat().st_size != facts.bytes:
                 os.truncate(path, facts.bytes)
 
-    def _is_image(self, state: _State, manifest: str) -> bool:
+    def _is_image(self, state: _State, manifest: str, has_begun: Callable[[], bool]) -> bool:
         """Whether the folder is what the run of ``state`` made, and not being cleared."""
-        return self.folder.is_dir() and (state.journal is not None or (self.folder / manifest).exists())
+        goes_on = state.journal is not None or (self.folder / manifest).exists() or has_begun()
+        return self.folder.is_dir() and goes_on
 
     def _clear_place(self, state: _State, names: re.Pattern[str]) -> None:
         """What a run left that nobody can go on with; its mark goes last."""
@@ -229,6 +241,11 @@ class Mirror:
         return {k: v for k, v in found.items() if k not in self._own and not k.startswith(f"{pieces}/")}
 
     # -------------------------------------------------------------------------------------- going on
+
+    def begin(self) -> None:
+        """A run without a journal begins in the local folder: others see that, and cannot go on with it."""
+        if not self._known_tokens():
+            self._put_state(None, {})
 
     def note(self, names: re.Pattern[str], fixed: frozenset[str], journal: Path) -> None:
         """After the journal was written: what was finished since goes up, in the background.

@@ -82,7 +82,7 @@ class Output(ABC, Generic[ManifestT]):
         if self.mirror is not None:
             with self.mirror.held(busy, wait=wait):
                 names = (self.manifest_path.name, self.journal_name, self.tokenizer_name)
-                self.mirror.fetch(self.known_names, self._listed_names, *names)
+                self.mirror.fetch(self.known_names, self._listed_names, *names, lambda: self._goes_on)
                 yield
             return
         make_folder(self.folder, self.option)
@@ -128,6 +128,11 @@ class Output(ABC, Generic[ManifestT]):
 
     def _all_hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
         return [*self.hidden(), (self.batch_folder, BATCH_FILES)]
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the folder holds a run that goes on without a journal."""
+        return not self.journal_name and self.has_begun
 
     @property
     @abstractmethod

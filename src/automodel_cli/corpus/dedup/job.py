@@ -46,10 +46,10 @@ class DedupJob:
     name = "documents without duplicates"
     stages: tuple[str, ...] = STAGES
 
-    def __init__(self, spec: DedupSpec) -> None:
+    def __init__(self, spec: DedupSpec, output: DedupOutput | None = None) -> None:
         self.spec = spec
         self.source = FileSource(spec.dataset, spec.read)
-        self.output = DedupOutput(spec.folder, spec.name)
+        self.output = output or DedupOutput(spec.folder, spec.name)
 
     @property
     def made(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class DedupJob:
         made, cutting = read_plan(path)
         if made != self.made:
             raise ConfigError(
-                f"{self.spec.folder} holds an interrupted run made in another way: {difference(made, self.made)}",
+                f"{self.output.place} holds an interrupted run made in another way: {difference(made, self.made)}",
                 "use another --output-dir, or --overwrite to start over",
             )
         return cutting

@@ -9,7 +9,7 @@ from automodel_cli.corpus.dedup.work import WORK_FILES, WORK_NAME, WorkFolder
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME
 from automodel_cli.corpus.shuffle.document_files import names_of
 from automodel_cli.corpus.shuffle.document_folder import REPORT_NAMES, DocumentsOutput
-from automodel_cli.files import ANY_TEMPORARY, fsync_folder
+from automodel_cli.files import ANY_TEMPORARY
 
 
 class DedupOutput(DocumentsOutput):
@@ -36,6 +36,4 @@ class DedupOutput(DocumentsOutput):
         return self.holds_a_shuffle or (self.work.folder.is_dir() and any(self.work.folder.iterdir()))
 
     def mark(self) -> None:
-        self.work.folder.mkdir(exist_ok=True)
-        self.work.begun.touch()
-        fsync_folder(self.folder)
+        self._mark_in(self.work.folder)

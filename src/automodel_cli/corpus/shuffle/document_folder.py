@@ -139,6 +139,11 @@ class DocumentsOutput(Output[DocumentsManifest]):
         return self.has_begun and (self.work_folder / JOB_NAME).is_dir()
 
     def mark(self) -> None:
-        self.shuffle_folder.mkdir(exist_ok=True)
-        (self.shuffle_folder / "begun").touch()
+        self._mark_in(self.shuffle_folder)
+
+    def _mark_in(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "begun").touch()
         fsync_folder(self.folder)
+        if self.mirror is not None:
+            self.mirror.begin()

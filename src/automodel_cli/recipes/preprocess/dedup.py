@@ -18,7 +18,7 @@ from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size, free_bytes
-from automodel_cli.corpus.build.mirror import local_folder
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import NoText
 from automodel_cli.corpus.build.run import Build, ProgressCallback, Say, silent
 from automodel_cli.corpus.dedup.job import DedupJob, DedupResult
@@ -66,7 +66,7 @@ def open_job(cfg: DedupConfig, *, progress: ProgressCallback = silent, say: Say 
     Raises:
         AutomodelError: as :func:`run`.
     """
-    return DedupJob(_spec(cfg)[0])
+    return _opened(cfg)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +94,7 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
             partitions += f" of texts and {cutting.near_partitions:,} of bands"
         say(f"would work on {plural(len(cutting.parts), 'part')} and {partitions}")
         say(
-            f"would write {spec.folder}/{chunk_name(self.output.name, 0)} and more, of at most "
+            f"would write {self.output.place}/{chunk_name(self.output.name, 0)} and more, of at most "
             f"{spec.chunk_bytes / 1e6:,.1f} MB each"
         )
         if self.cfg.runner == "local":
@@ -110,7 +110,7 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
                 self.say(line)
             self._check_space()
         else:
-            self.say(f"continuing the interrupted run in {spec.folder}")
+            self.say(f"continuing the interrupted run in {self.output.place}")
         return self._job
 
     def make(self) -> DedupResult:
@@ -165,7 +165,8 @@ def _around(threshold: float) -> list[float]:
 
 
 def _prepare(cfg: DedupConfig, progress: ProgressCallback, say: Say) -> _Dedup:
-    spec, source = _spec(cfg)
+    job = _opened(cfg)
+    source = job.source
     if source.note:
         say(source.note)
     size = expected_size(source.files, source.options)
@@ -175,16 +176,16 @@ def _prepare(cfg: DedupConfig, progress: ProgressCallback, say: Say) -> _Dedup:
     return _Dedup(
         cfg=cfg,
         source=source,
-        output=DedupOutput(spec.folder, spec.name),
+        output=job.output,
         num_workers=workers,
         progress=progress,
         say=say,
-        _job=DedupJob(spec),
+        _job=job,
         size=size,
     )
 
 
-def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
+def _opened(cfg: DedupConfig) -> DedupJob:
     if not is_local(cfg.dataset):
         raise DataError(
             f"there is no file or folder {cfg.dataset}",
@@ -194,13 +195,15 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
     source = FileSource(cfg.dataset, read_options(cfg, cfg.text_key))
     carried = carried_columns(source, cfg.keep_columns, cfg.text_key)
     source.options = replace(source.options, carried=carried)
-    folder = local_folder(cfg.output_dir or f"{source.name}_dedup")
-    refuse_overlap(str(folder), cfg.dataset, source)
+    place = Place.of(cfg.output_dir or f"{source.name}_dedup", temp_dir=cfg.temp_dir)
+    output = DedupOutput(place.folder, cfg.name or source.name)
+    output.mirror = place.mirror
+    refuse_overlap(output.place, cfg.dataset, source)
     near, filters = _near(cfg), _filters(cfg)
     asked = {name: getattr(cfg, name) for name in ("document", "keep_columns", "chunk_size", "exact", "text_key")}
     options = {
         "command": "dedup",
-        "name": cfg.name or source.name,
+        "name": output.name,
         "near": None if near is None else near_options(near),
         "filters": None if filters is None else asked_filters(filters),
         **asked,
@@ -210,8 +213,8 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
         dataset=cfg.dataset,
         read=source.options,
         options=options,
-        folder=folder,
-        name=options["name"],
+        folder=place.folder,
+        name=output.name,
         exact=cfg.exact,
         near=near,
         filters=filters,
@@ -219,7 +222,7 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
         memory_bytes=cfg.memory,
         strict=cfg.strict,
     )
-    return spec, source
+    return DedupJob(spec, output)
 
 
 def _filters(cfg: DedupConfig) -> FilterRules | None:
