@@ -10,7 +10,7 @@ from automodel_cli.assembly.machine import fast_path
 from automodel_cli.assembly.machine.fast_path import choose_fast_path
 from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.batch_sizes import BatchSizes
-from automodel_cli.checkpoint.layout import FastPathFacts
+from automodel_cli.checkpoint.step_manifest import FastPathFacts
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.models.gpt import build_gpt_model

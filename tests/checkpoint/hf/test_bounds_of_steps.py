@@ -15,6 +15,7 @@ from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import hash_file, write_manifest
 from automodel_cli.models import hf
+from automodel_cli.models.model_config import MOST_LAYERS
 
 LARGE = 10**9
 
@@ -54,7 +55,7 @@ def refused(step: Path, tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("key", ["n_layer", "n_embd", "n_positions", "vocab_size"])
 def test_sizes_of_ours(tmp_path, save, tiny, key):
     step = save(tmp_path / "run", 3, tiny())
-    change(step, lambda config, _: config.update({key: LARGE}))
+    change(step, lambda config, _: config.update({key: MOST_LAYERS if key == "n_layer" else LARGE}))
     said = refused(step, tmp_path)
     assert all("parameters, the files hold" in line for line in said)
     assert "manifest.json: facts.model" in said[0] and "model/config.json" in said[1]
