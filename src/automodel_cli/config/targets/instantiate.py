@@ -110,7 +110,8 @@ def _check(target: Target, place: _Place, *, imports: bool) -> Checked:
         arguments, wrong = _checked(arguments, callee, signature, place.role)
         found += [((name,), text) for name, text in wrong]
         if allowed.origin == "ours" and not found and not nested:
-            found += [((), text) for text in _refused(place.role.ours[allowed.name], arguments)]
+            texts = _refused(place.role.ours[allowed.name], arguments)
+            found += [((), text.removeprefix(f"{place.key} ")) for text in texts]
     problems = _located(target, place, found)
     for name, inner in nested:
         problems += _check(inner, place.below(name), imports=imports).problems
