@@ -34,6 +34,11 @@ OVERRIDES = $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_schedu
   $(if $(BATCH_SIZE),step_scheduler.local_batch_size=$(BATCH_SIZE)) $(if $(CHECKPOINT),init_from=$(CHECKPOINT)) \
   $(if $(filter false,$(VAL_EVALS)),step_scheduler.val_every_steps=null) \
   $(if $(filter true,$(CORE_EVALS)),evaluation.tasks=core)
+# runs of other depths and budgets have folders of their own: checkpoints/depth6_1e18
+NAMED = $(DEPTH)$(if $(TARGET_FLOPS),_$(TARGET_FLOPS))
+FOLDER_pretraining  = checkpoints/depth$(NAMED)
+FOLDER_mid-training = checkpoints/depth_chat$(NAMED)
+OVERRIDES += $(if $(NAMED),checkpoint.checkpoint_dir=$(FOLDER_$(MODE)))
 TRAIN_pretraining  = pretrain llm -c configs/depth.yaml $(OVERRIDES)
 TRAIN_mid-training = pretrain llm -c configs/midtrain_depth.yaml $(OVERRIDES)
 # the steps of configs/chat_depth.yaml say the rest themselves
@@ -41,7 +46,7 @@ NOT_OF_ALL = $(strip $(if $(BATCH_SIZE),BATCH_SIZE) $(if $(CHECKPOINT),CHECKPOIN
   $(if $(filter-out true,$(VAL_EVALS)),VAL_EVALS) $(if $(filter-out false,$(CORE_EVALS)),CORE_EVALS))
 TRAIN_all          = run configs/chat_depth.yaml $(if $(DEPTH),--set depth=$(DEPTH)) \
   $(if $(TARGET_FLOPS),--set target_flops=$(TARGET_FLOPS))
-TRAINED_mid-training = checkpoints/depth_chat
+TRAINED_mid-training = $(FOLDER_mid-training)
 TRAINED_all          = runs/chat_depth/midtrain
 # with-code: generated programs of HumanEval are run too, confined
 CHATCORE = eval $(TRAINED_$(MODE)) --tasks chatcore $(if $(filter with-code,$(CHATCORE_EVALS)),--allow-code-execution)

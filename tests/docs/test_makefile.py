@@ -46,6 +46,7 @@ def test_variables_arrive(target, monkeypatch):
     assert (cfg.step_scheduler.target_flops, cfg.step_scheduler.tokens_per_param) == (1e18, None)
     assert (cfg.step_scheduler.local_batch_size, cfg.step_scheduler.val_every_steps) == (32, None)
     assert cfg.evaluation is not None
+    assert cfg.checkpoint.checkpoint_dir == "checkpoints/depth6_1e18"
     names = ("NGPUS", "MODE", "DEPTH", "TARGET_FLOPS", "BATCH_SIZE", "CHECKPOINT", "VAL_EVALS", "CORE_EVALS")
     (plain,) = commands(target, *(f"{name}=" for name in names))
     assert [plain] == commands(target)
@@ -54,11 +55,20 @@ def test_variables_arrive(target, monkeypatch):
 
 def test_modes(monkeypatch):
     (words,) = commands("train", "MODE=mid-training", "CHECKPOINT=checkpoints/depth", "DEPTH=12")
-    assert configuration(words, monkeypatch).init_from == "checkpoints/depth"
+    cfg = configuration(words, monkeypatch)
+    assert (cfg.init_from, cfg.checkpoint.checkpoint_dir) == ("checkpoints/depth", "checkpoints/depth_chat12")
     (words,) = commands("train", "MODE=all", "NGPUS=8", "DEPTH=20", "TARGET_FLOPS=1e19")
     assert shlex.join(words) == (
         "run configs/chat_depth.yaml --set depth=20 --set target_flops=1e19 --nproc-per-node 8"
     )
+
+
+def test_depths_one_after_another_have_folders_of_their_own(monkeypatch):
+    """As nanoGPT's README has them; in one folder the second would be refused as another run."""
+    runs = [commands("ddp-train", f"DEPTH={depth}", "TARGET_FLOPS=1e18")[0] for depth in (6, 12, 20)]
+    assert len({configuration(words, monkeypatch).checkpoint.checkpoint_dir for words in runs}) == 3
+    _, chat = commands("train", "MODE=mid-training", "CHECKPOINT=x", "DEPTH=6", "CHATCORE_EVALS=true")
+    assert chat[:2] == ["eval", "checkpoints/depth_chat6"]
 
 
 @pytest.mark.parametrize(

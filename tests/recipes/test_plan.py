@@ -80,6 +80,10 @@ def test_a_source_that_is_read_too_often_is_named(tiny_training):
     half = estimate(tiny_training, *words, dataset={**mixture, "stages": stages}).source_passes
     assert half["small"] == pytest.approx(found.source_passes["small"] / 2, rel=0.02)
     assert estimate(tiny_training, *words).source_passes == {}
+    for weight, says in ((None, "small has no weight, others have"), ("much", "small has the weight 'much'")):
+        files["small"]["weight"] = weight
+        with pytest.raises(ConfigError, match=says):
+            estimate(tiny_training, *words, dataset=mixture)
 
 
 def test_an_update_has_to_come_out_even_on_the_gpus(tiny_training):

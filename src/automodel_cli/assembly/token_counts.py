@@ -16,7 +16,7 @@ from automodel_cli.data.megatron.paths import read_paths
 from automodel_cli.data.mixture.order import MixtureOrder
 from automodel_cli.data.mixture.stages import stages_of
 from automodel_cli.data.position import MOST_SAMPLES
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.storage.cache.local_view import LocalView
 from automodel_cli.storage.cache.settings import use_cache
 
@@ -63,12 +63,21 @@ def passes_by_source(cfg: PretrainConfig, counts: TokenCounts, steps: int, sizes
         return {}
     length = {"global_batch_size": sizes, "max_steps": steps}
     options = MixtureArguments(**{**_known(cfg.dataset.arguments), **length})
-    names = sorted(counts.sources)
-    given = {name: cfg.dataset.arguments["sources"][name].get("weight") for name in names}
-    by_size = all(weight is None for weight in given.values())
-    weights = {name: float(counts.sources[name] if by_size else weight or 0.0) for name, weight in given.items()}
+    weights = _weights(options.sources, counts.sources)
     read = MixtureOrder(stages_of(options, weights)).given(samples)
-    return {name: float(number) / max(1, counts.sources[name]) for name, number in zip(names, read, strict=True)}
+    return {name: float(number) / max(1, counts.sources[name]) for name, number in zip(weights, read, strict=True)}
+
+
+def _weights(sources: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Of each source, by name, as the mixture has it: where none is given, its number of windows."""
+    given = {name: sources[name].get("weight") for name in sorted(sizes)}
+    if all(weight is None for weight in given.values()):
+        return {name: float(sizes[name]) for name in given}
+    for name, weight in given.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            what = "has no weight, others have" if weight is None else f"has the weight {weight!r}"
+            raise ConfigError(f"dataset.sources.{name} {what}", "give each source a number, or none of them any")
+    return {name: float(weight) for name, weight in given.items()}
 
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,8 +136,19 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a program that this error ends; a command for which 1 says something else sets its own."""
-    return int(getattr(error, "exit_code", 1))
+    """The exit code of a program that this error ends."""
+    given: int | None = getattr(error, _GIVEN_CODE, None)
+    if given is not None:
+        return given
+    return error.exit_code if isinstance(error, AutomodelError) else 1
+
+
+def give_exit_code(error: BaseException, code: int) -> None:
+    """End the program with another code, where a command has a meaning of its own for the usual one."""
+    setattr(error, _GIVEN_CODE, code)
+
+
+_GIVEN_CODE = "_automodel_exit_code"
 
 
 def message_and_hint(error: BaseException) -> tuple[str, str]:

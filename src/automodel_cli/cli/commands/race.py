@@ -26,9 +26,8 @@ _NO_VERDICT = 4
     epilog="""Both runs of a pair have the same seed, and so the same order of data. The test may be looked at after
     every pair; the interval is of B's gain as a share of A's result, above 0 where B is better.
 
-    Exit codes: 0 B is better, 1 B is worse, 3 no difference found, 4 a run failed or anything else went wrong, 2
-    the configuration is, 75 interrupted (the same command
-    goes on).""",
+    Exit codes: 0 B is better, 1 B is worse, 2 the configuration is wrong, 3 no difference found, 4 a run failed or
+    anything else went wrong, 75 interrupted (the same command goes on).""",
 )
 def race(cfg: RaceConfig, context: typer.Context) -> int:
     """Say whether the run of B.yaml is better than that of A.yaml, by as many pairs of runs as it takes."""
@@ -51,5 +50,5 @@ def _errors_are_no_verdict() -> Iterator[None]:
         yield
     except Exception as error:
         if console.exit_code(error) == 1:
-            error.exit_code = _NO_VERDICT  # type: ignore[attr-defined]
+            console.give_exit_code(error, _NO_VERDICT)
         raise
