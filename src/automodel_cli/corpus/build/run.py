@@ -48,13 +48,23 @@ if TYPE_CHECKING:
     from automodel_cli.corpus.documents.parts import Part
     from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
 
-_WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
+WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
 def silent(_: Any) -> None:
     """Says and shows nothing."""
+
+
+def uncut_in_words(source: FileSource, job: Job, workers: int | None) -> str | None:
+    """That a compressed file is one task, where there are fewer tasks than ``workers`` (None: not known)."""
+    tasks, compressed = job.tasks(job.stages[0]), sum(1 for file in source.files if file.compression)
+    if not compressed or tasks >= (workers or 2):
+        return None
+    found = f"{plural(compressed, 'compressed file')} cannot be cut"
+    who = plural(tasks, "task") + ("" if workers is None else f" for {workers:,} workers")
+    return f"{who} to begin with: {found}; give several files, or unpack them, to keep more workers busy"
 
 
 class Described(Protocol):
@@ -118,9 +128,7 @@ class Elsewhere:
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
-        """What :meth:`Runner.run` says. A share begins nothing: where there is no plan, its run is over."""
-        if self.role != "share":
-            job.begin()
+        """What :meth:`Runner.run` says of a job that has begun."""
         return self.runner.run(job, self.open_job)
 
 
@@ -149,6 +157,11 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     @abstractmethod
     def make(self) -> BuildResult[ManifestT]:
         """Make the files; nothing that is not ours is in their place."""
+
+    def say_uncut(self, job: Job, workers: int | None) -> None:
+        """Say that compressed files leave workers without work, where they do."""
+        if isinstance(self.source, FileSource) and (line := uncut_in_words(self.source, job, workers)):
+            self.say(line)
 
     def made(self) -> Plan:
         """What decides the bytes, as manifests have it."""
@@ -182,7 +195,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             if output.has_manifest and not output.has_begun:  # others did all of it
                 self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
             else:
-                elsewhere.run(self.job())
+                elsewhere.run(self.job())  # begins nothing: where there is no plan, the run is over
             return BuildResult(output.place, None)
         is_rest = elsewhere is not None and elsewhere.role == "rest"
         overwrite = self.cfg.overwrite and not is_rest
@@ -203,6 +216,9 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         job = self.job()
         if elsewhere.role == "all":
             self.say_forecast(elsewhere)
+        job.begin()
+        if elsewhere.role == "all":
+            self.say_uncut(job, elsewhere.slots)
         return job.finish() if elsewhere.run(job) else BuildResult(self.output.place, None)
 
 
@@ -319,7 +335,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
             self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
         if not isinstance(source, FileSource) or self.cfg.shuffle:  # a shuffle takes a time of its own
             return
-        if elsewhere is None and price is None and source_bytes(source) < _WORTH_FORECAST_BYTES:
+        if elsewhere is None and price is None and source_bytes(source) < WORTH_FORECAST_BYTES:
             return
         try:
             forecast = self._forecast(source, elsewhere)
