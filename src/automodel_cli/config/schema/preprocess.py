@@ -5,7 +5,8 @@ What several preprocessing commands take is declared once, in the classes that t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -38,6 +39,16 @@ class TextInput(Section):
     max_document_bytes: Amount = MAX_DOCUMENT_BYTES
     """Longer documents (bytes in their file) are split where that changes no token, otherwise skipped as bad rows;
     reading takes up to about twice this much memory."""
+
+
+TextInputT = TypeVar("TextInputT", bound=TextInput)
+
+
+def of_sample(cfg: TextInputT, sample: Path, folder: Path, **more: Any) -> TextInputT:
+    """The options of a run in ``folder``, by this process, of rows that were taken from what ``cfg`` reads."""
+    read = {"document": "file", "input_format": "auto", "keep_columns": None, "strict": False}
+    place = {"dataset": str(sample), "output_dir": str(folder), "name": None, "temp_dir": None, "runner": "local"}
+    return cfg.model_copy(update={**read, **place, **more})
 
 
 class HubInput(TextInput):

@@ -27,6 +27,7 @@ from automodel_cli.corpus.jobs.token_range import TokenRange
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.text import duration, plural
 
+WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
 _SHARE = 0.01
 _LEAST_BYTES = 24 << 20  # so that what a fast engine does can be timed
 _MOST_S = 3.0

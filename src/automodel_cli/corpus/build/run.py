@@ -17,9 +17,11 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from automodel_cli.corpus.build.output import ManifestT, Output
 from automodel_cli.corpus.build.pipeline import Progress
+from automodel_cli.corpus.documents.source import FileSource
 from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.jobs.job import Job, Runner
 from automodel_cli.errors import ConfigError
+from automodel_cli.text import plural
 
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -27,6 +29,16 @@ Say = Callable[[str], None]
 
 def silent(_: Any) -> None:
     """Says and shows nothing."""
+
+
+def uncut_in_words(source: FileSource, job: Job, workers: int | None) -> str | None:
+    """That a compressed file is one task, where there are fewer tasks than ``workers`` (None: not known)."""
+    tasks, compressed = job.tasks(job.stages[0]), sum(1 for file in source.files if file.compression)
+    if not compressed or tasks >= (workers or 2):
+        return None
+    found = f"{plural(compressed, 'compressed file')} cannot be cut"
+    who = plural(tasks, "task") + ("" if workers is None else f" for {workers:,} workers")
+    return f"{who} to begin with: {found}; give several files, or unpack them, to keep more workers busy"
 
 
 class Described(Protocol):
@@ -76,9 +88,7 @@ class Elsewhere:
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
-        """What :meth:`Runner.run` says. A share begins nothing: where there is no plan, its run is over."""
-        if self.role != "share":
-            job.begin()
+        """What :meth:`Runner.run` says of a job that has begun."""
         return self.runner.run(job, self.open_job)
 
 
@@ -107,6 +117,11 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     @abstractmethod
     def make(self) -> BuildResult[ManifestT]:
         """Make the files; nothing that is not ours is in their place."""
+
+    def say_uncut(self, job: Job, workers: int | None) -> None:
+        """Say that compressed files leave workers without work, where they do."""
+        if isinstance(self.source, FileSource) and (line := uncut_in_words(self.source, job, workers)):
+            self.say(line)
 
     def made(self) -> Plan:
         """What decides the bytes, as manifests have it."""
@@ -140,7 +155,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             if output.has_manifest and not output.has_begun:  # others did all of it
                 self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
             else:
-                elsewhere.run(self.job())
+                elsewhere.run(self.job())  # begins nothing: where there is no plan, the run is over
             return BuildResult(output.place, None)
         is_rest = elsewhere is not None and elsewhere.role == "rest"
         overwrite = self.cfg.overwrite and not is_rest
@@ -161,4 +176,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         job = self.job()
         if elsewhere.role == "all":
             self.say_forecast(elsewhere)
+        job.begin()
+        if elsewhere.role == "all":
+            self.say_uncut(job, elsewhere.slots)
         return job.finish() if elsewhere.run(job) else BuildResult(self.output.place, None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from automodel_cli.corpus.build.disk_space import Estimate, Ratios, check_room, free_bytes
-from automodel_cli.corpus.build.forecast import Forecast, source_bytes, take_sample
+from automodel_cli.corpus.build.forecast import WORTH_FORECAST_BYTES, Forecast, source_bytes, take_sample
 from automodel_cli.corpus.build.output import ManifestT
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
@@ -38,8 +38,6 @@ from automodel_cli.text import binary_size, plural
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
-
-_WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
 
 
 class TokenSettings(Settings, Protocol):
@@ -171,7 +169,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
             self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
         if not isinstance(source, FileSource) or self.cfg.shuffle:  # a shuffle takes a time of its own
             return
-        if elsewhere is None and price is None and source_bytes(source) < _WORTH_FORECAST_BYTES:
+        if elsewhere is None and price is None and source_bytes(source) < WORTH_FORECAST_BYTES:
             return
         try:
             forecast = self._forecast(source, elsewhere)

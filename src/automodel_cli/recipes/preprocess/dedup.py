@@ -16,11 +16,13 @@ from typing import Any
 
 from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.dedup import DedupConfig
-from automodel_cli.config.schema.preprocess import unusual_reading
+from automodel_cli.config.schema.preprocess import of_sample, unusual_reading
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size, free_bytes
+from automodel_cli.corpus.build.forecast import WORTH_FORECAST_BYTES
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import NoText
-from automodel_cli.corpus.build.run import Build, ProgressCallback, Say, silent
+from automodel_cli.corpus.build.rehearsal import in_words, rehearse
+from automodel_cli.corpus.build.run import Build, Elsewhere, ProgressCallback, Say, silent
 from automodel_cli.corpus.dedup.job import DedupJob, DedupResult
 from automodel_cli.corpus.dedup.minhash import Banding, check_library, choose_banding
 from automodel_cli.corpus.dedup.output import DedupOutput
@@ -36,6 +38,7 @@ from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.corpus.shuffle.document_files import chunk_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
+from automodel_cli.corpus.shuffle.rows import RowOptions, RowReader
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.processes import cores
 from automodel_cli.text import binary_size, plural
@@ -100,6 +103,22 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
         if self.cfg.runner == "local":
             say(f"would run {plural(max(1, self.num_workers), 'process', 'processes')}")
 
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        if elsewhere is None and self.size.bytes < WORTH_FORECAST_BYTES:
+            return
+        rows_of = RowReader(RowOptions(self.source.options, check=True))
+        found = rehearse(self.source, rows_of, lambda sample, folder: _opened(of_sample(self.cfg, sample, folder)))
+        if found is None:
+            return
+        cutting, spec = self._job.new_cutting(), self._job.spec
+        parts = len(cutting.parts)
+        tasks = {"read": parts, "exact": cutting.exact_partitions, "bands": parts, "near": cutting.near_partitions}
+        tasks["write"] = -(-self.size.bytes // spec.chunk_bytes)
+        slots = max(1, self.num_workers) if elsewhere is None else elsewhere.slots
+        at_once = None if slots is None else {stage: min(slots, count) for stage, count in tasks.items()}
+        for line in in_words(found, frozenset({"read", "write"}), at_once, compares=spec.near is not None):
+            self.say(line)
+
     def job(self) -> DedupJob:
         """The run in tasks. Before it begins: is all there that it needs, and what does it take?"""
         spec = self._job.spec
@@ -118,6 +137,7 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
         continued = self._job.spec.work.plan.exists()
         job = self.job()
         job.begin()
+        self.say_uncut(job, self.num_workers)
         try:
             LocalRunner(self.num_workers, self.progress, self.say).run(job, partial(open_job, self.cfg))
         except NoText:

@@ -17,14 +17,24 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.assembly.runners import elsewhere
-from automodel_cli.config.schema.preprocess import unusual_reading
+from automodel_cli.config.schema.preprocess import of_sample, unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
+from automodel_cli.corpus.build.forecast import WORTH_FORECAST_BYTES
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, silent
+from automodel_cli.corpus.build.rehearsal import in_words, rehearse
+from automodel_cli.corpus.build.run import (
+    Build,
+    BuildResult,
+    Elsewhere,
+    ProgressCallback,
+    Say,
+    silent,
+)
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
+from automodel_cli.corpus.documents.parts import find_parts
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
 from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
@@ -32,7 +42,7 @@ from automodel_cli.corpus.shuffle.buckets import Buckets, bucket_count
 from automodel_cli.corpus.shuffle.document_files import Amounts, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput, Finished
 from automodel_cli.corpus.shuffle.duplicates import Duplicates, digest_range_count
-from automodel_cli.corpus.shuffle.rows import RowOptions
+from automodel_cli.corpus.shuffle.rows import RowOptions, RowReader
 from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterTask, scatter_all
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder
@@ -103,6 +113,28 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
             share = f"{cfg.val_documents:,}" if cfg.val_documents else f"{cfg.val_fraction:.2%} of the"
             say(f"would write {share} documents to {val_name(output.name)}")
         say(f"would read in {plural(max(1, self.num_workers), 'process', 'processes')}")
+
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        if elsewhere is None and self.size.bytes < WORTH_FORECAST_BYTES:
+            return
+        without = frozenset({"divide", "assemble"}) if elsewhere is None else frozenset()  # one process writes once
+        plain = {"val_fraction": None, "val_documents": None, "num_workers": 1}
+        found = rehearse(
+            self.source,
+            RowReader(RowOptions(self.source.options, check=self.cfg.check)),
+            lambda sample, folder: open_job(of_sample(self.cfg, sample, folder, **plain)),
+            without=without,
+        )
+        if found is None:
+            return
+        tasks = {"scatter": len(find_parts(self.source, 1))}
+        slots: int | None = max(1, self.num_workers)
+        if elsewhere is not None:
+            slots = elsewhere.slots
+            tasks |= {"duplicates": self.bucket_count, "join": self.bucket_count, "assemble": self.cfg.chunks}
+        at_once = None if slots is None else {stage: min(slots, count) for stage, count in tasks.items()}
+        for line in in_words(found, frozenset({"scatter"}), at_once, compares=False):
+            self.say(line)
 
     def make(self) -> ShuffleResult:
         """What an interrupted run left goes; of this one no temporary file stays, whatever happens."""
