@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus.build import output, pipeline
+from automodel_cli.corpus.build import output, pipeline, token_output
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.documents.cutting.cut import Cut
 from automodel_cli.corpus.formats.growing_file import GrowingFile
@@ -36,7 +36,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "write": (ShardWriter, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
-    "journal": (output, "write_progress"),
+    "journal": (token_output, "write_progress"),
     "unlink": (Path, "unlink"),
     "manifest": (output.Output, "facts"),
 }
