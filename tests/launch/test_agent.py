@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests import nursery
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from automodel_cli.launch import agent as elastic
 from automodel_cli.launch.agent import Agent, LaunchFailed, launch
@@ -50,6 +51,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(elastic, "_SETTLE_S", 0.7)
     monkeypatch.setattr(elastic, "_CRASH_TIMEOUT_S", 1.0)
+    # torch names each of its events after a function on the stack and reads all sources of the stack for it: among the
+    # modules of a whole suite 30 ms, fifty times a launch.
+    monkeypatch.setattr(dynamic_rendezvous, "get_method_name", lambda depth=2: "event")
 
     def run(script: str, *, processes: int = 2, signals=(), **flags):
         Path("worker.py").write_text(WORKER + script)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import json
 import os
 import random
@@ -370,18 +371,24 @@ class Verdict:
         return f"{self.fault}: {self.line} | {change.file} {change.place} {change.kind}: {last[:400]}"
 
 
+@functools.cache
+def _usual_mib(place: Path, line: str) -> float:
+    """Peak memory of a command on the sound files."""
+    copy = place.with_name("sound")
+    shutil.copytree(place, copy, symlinks=True)
+    peak_mib = run(copy, *line.split()).peak_mib
+    shutil.rmtree(copy)
+    return peak_mib
+
+
 def verdicts(place: Path, chosen: list[tuple[Crafted, str]]) -> Iterator[Verdict]:
     """Run the chosen cases."""
-    usual: dict[str, float] = {}
     copy = place.with_name("crafted")
     for change, line in chosen:
-        if line not in usual:
-            shutil.copytree(place, copy, symlinks=True)
-            usual[line] = run(copy, *line.split()).peak_mib
-            shutil.rmtree(copy)
+        usual_mib = _usual_mib(place, line)
         with in_place(place, copy, change) as folder:
             outcome = run(folder, *line.split())
-        yield Verdict(change, line, outcome, outcome.fault(usual[line]))
+        yield Verdict(change, line, outcome, outcome.fault(usual_mib))
 
 
 def main() -> None:
