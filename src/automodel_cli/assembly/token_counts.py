@@ -73,11 +73,13 @@ def _weights(sources: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int])
     given = {name: sources[name].get("weight") for name in sorted(sizes)}
     if all(weight is None for weight in given.values()):
         return {name: float(sizes[name]) for name in given}
+    found = {}
     for name, weight in given.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             what = "has no weight, others have" if weight is None else f"has the weight {weight!r}"
             raise ConfigError(f"dataset.sources.{name} {what}", "give each source a number, or none of them any")
-    return {name: float(weight) for name, weight in given.items()}
+        found[name] = float(weight)
+    return found
 
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:
