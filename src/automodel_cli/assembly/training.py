@@ -200,7 +200,7 @@ def build_deadline(cfg: PretrainConfig, *, started: float) -> Deadline:
         return Deadline(started + 60 * minutes)
     if not (ends_at := os.environ.get(_SLURM_END, "")).isdigit():
         raise ConfigError(
-            f"step_scheduler.max_minutes auto: {_SLURM_END} is not set, so the end of the job is not known",
+            f"step_scheduler.max_minutes auto: {_SLURM_END} is {ends_at or 'not set'}: the end of the job is not known",
             "start the run in a Slurm job with a time limit, or give minutes",
         )
     return Deadline(float(ends_at))

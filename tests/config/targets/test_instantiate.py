@@ -399,8 +399,6 @@ MUON, GPT = ["optimizer._target_=muon_adamw"], ["model={_target_: automodel_cli.
         (["loss_fn.z_loss_weight=-1"], "z_loss_weight is -1.0"),
         (["loss_fn.ignore_index=0"], "ignore_index is 0, but data mark"),
         ([*MUON, "optimizer.momentum=1"], "optimizer: muon_adamw: momentum is 1, expected 0 <= momentum < 1"),
-        ([*MUON, "optimizer.momentum_start=0.85"], "momentum_start is 0.85 and momentum_warmup_steps 0"),
-        ([*MUON, "optimizer.momentum_warmup_steps=9"], "momentum_start is None and momentum_warmup_steps 9"),
         ([*MUON, "optimizer.lr=0"], "lr is 0 and others are not"),
         ([*MUON, "optimizer.epsilon=0", "optimizer.scalar_eps=0"], "epsilon is 0, .*; scalar_eps is 0"),
         (["param_group_overrides=[{pattern: '('}]"], "pattern: expected a regular expression"),

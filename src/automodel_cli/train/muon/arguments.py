@@ -80,11 +80,6 @@ class MuonArguments:
         problems = []
         if not 0 <= self.momentum < 1:
             problems.append(f"momentum is {self.momentum:g}, expected 0 <= momentum < 1")
-        if (self.momentum_start is None) != (self.momentum_warmup_steps == 0):
-            problems.append(
-                f"momentum_start is {self.momentum_start} and momentum_warmup_steps {self.momentum_warmup_steps}: "
-                "give both, or neither"
-            )
         if not self.lr and any((self.scalar_lr, self.embed_lr, self.lm_head_lr)):
             problems.append("lr is 0 and others are not: a schedule moves them in proportion to lr")
         problems += [
