@@ -165,6 +165,7 @@ def test_passing_faults_are_outlived(other_object_server, tmp_path, fault):
 )
 def test_endpoints(monkeypatch, scheme, environment, said):
     monkeypatch.setattr(objects, "_FIRST_PATIENCE_SECONDS", 0.2)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     for name, value in {
         "AZURE_STORAGE_ACCOUNT_NAME": "lab",
         "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
