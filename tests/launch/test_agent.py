@@ -31,7 +31,10 @@ def note(number, frame):
 for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
     signal.signal(getattr(signal, name), note)
 def ready():
-    open(f"ready_{rank}_{attempt}_{world}", "w").write(json.dumps({"env": dict(os.environ), "pid": os.getpid()}))
+    whole = f"ready_{rank}_{attempt}_{world}"  # for those who wait for the name and read at once
+    with open(f".{whole}", "w") as file:
+        file.write(json.dumps({"env": dict(os.environ), "pid": os.getpid()}))
+    os.rename(f".{whole}", whole)
 def saved():
     open(f"saved_{rank}_{attempt}", "w").write(" ".join(caught))
     sys.exit(75)
