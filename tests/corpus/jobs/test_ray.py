@@ -148,6 +148,7 @@ def test_two_machines_one_of_which_is_lost(tmp_path, monkeypatch, capfd):
         assert job.finish() == sum(n * n for n in range(8)) and lost
         assert said[0].endswith("2 machines, 2 tasks at a time")
 
+        cluster.wait_for_nodes()  # Ray takes some seconds to count the lost one out
         Path("a.txt").write_text("some text, and a little more of it\n" * 50)
         line = ["preprocess", "nanogpt", "--dataset", "a.txt", "--document", "line", "--tokenizer", "byte"]
         assert app.run([*line, "--output-dir", "one"]) == 0
