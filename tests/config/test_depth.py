@@ -98,3 +98,9 @@ def test_what_is_wrong_is_said_at_its_key(load_text, override, says):
 def test_its_options_need_a_depth(load_text, small_yaml):
     with pytest.raises(ConfigError, match=r"model.aspect_ratio: goes with model.depth"):
         load_text(small_yaml, "model.aspect_ratio=32")
+
+
+def test_what_the_model_refuses_is_told_once(load_text):
+    with pytest.raises(ConfigError) as raised:
+        load_text(DEPTH, "model.softcap=-1")
+    assert raised.value.message.count("softcap is -1.0") == 1

@@ -85,7 +85,8 @@ def fill_in(root: LocatedDict) -> tuple[dict[str, Any], list[Problem]]:
     try:
         _fill_in(dial, filled)
     except ConfigError as error:
-        return {}, [Problem(model.where, "model", error.message)]
+        text = error.message.removeprefix("model: ")  # as the check of targets tells it: told once
+        return {}, [Problem(model.where, "model", text)]
     return filled.values, []
 
 

@@ -1,4 +1,4 @@
-"""lingua's ``consolidated.pth`` with ``params.json`` (layout: ``trainers``)."""
+"""lingua's ``consolidated.pth`` with ``params.json`` (layout: ``trainers.py``)."""
 
 from __future__ import annotations
 

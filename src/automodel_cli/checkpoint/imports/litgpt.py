@@ -1,4 +1,4 @@
-"""litgpt's ``lit_model.pth`` with ``model_config.yaml`` (layout: ``trainers``)."""
+"""litgpt's ``lit_model.pth`` with ``model_config.yaml`` (layout: ``trainers.py``)."""
 
 from __future__ import annotations
 

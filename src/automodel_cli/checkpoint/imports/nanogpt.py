@@ -1,4 +1,4 @@
-"""nanoGPT's ``ckpt.pt`` (layout: ``trainers``)."""
+"""nanoGPT's ``ckpt.pt`` (layout: ``trainers.py``)."""
 
 from __future__ import annotations
 
