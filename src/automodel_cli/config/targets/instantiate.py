@@ -240,11 +240,17 @@ def _checked(
     )
     faulty = [name for name, _ in problems]
     problems += [
-        (name, f"expected {bounds}, found {describe_value(converted[name])}")
+        (name, f"expected {bounds}, found {_each_of(converted[name])}")
         for name, bounds in role.bounds.items()
         if name in converted and name not in faulty and not bounds.hold(converted[name])
     ]
     return converted, problems
+
+
+def _each_of(value: Any) -> str:
+    """A number, or those of a pair, such as betas."""
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    return " and ".join(map(describe_value, value)) if pair else describe_value(value)
 
 
 # --------------------------------------------------------------------------------------------- building
